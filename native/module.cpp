@@ -1,0 +1,345 @@
+// The door between Python and the kernels: unpacks NumPy arrays, releases the GIL, calls. No algorithm lives here.
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#include <nanobind/nanobind.h>
+#include <numpy/arrayobject.h>
+#include <numpy/arrayscalars.h>
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "rows.hpp"
+#include "tree_lanes.hpp"
+
+namespace nb = nanobind;
+using namespace replaybank;
+
+namespace {
+
+// Below this many bytes, handing the GIL over costs more than the work.
+constexpr int64_t WORTH_RELEASING = 1 << 14;
+
+class MaybeReleased {
+   public:
+    explicit MaybeReleased(int64_t nbytes) {
+        if (nbytes >= WORTH_RELEASING) released_.emplace();
+    }
+
+   private:
+    std::optional<nb::gil_scoped_release> released_;
+};
+
+PyArrayObject* as_array(nb::handle object, int type) {
+    if (!PyArray_Check(object.ptr())) throw nb::type_error("expected a NumPy array");
+    auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
+    if (!PyArray_IS_C_CONTIGUOUS(array) || (type != NPY_VOID && PyArray_TYPE(array) != type)) {
+        throw nb::type_error("expected a contiguous array of the kernel's dtype");
+    }
+    return array;
+}
+
+int64_t* int64s(nb::handle object) { return static_cast<int64_t*>(PyArray_DATA(as_array(object, NPY_INT64))); }
+double* float64s(nb::handle object) { return static_cast<double*>(PyArray_DATA(as_array(object, NPY_FLOAT64))); }
+char* bytes(nb::handle object) { return PyArray_BYTES(as_array(object, NPY_VOID)); }
+int64_t size_of(nb::handle object) { return PyArray_SIZE(reinterpret_cast<PyArrayObject*>(object.ptr())); }
+
+// (rows, tails, free_tails, newest, cursor, geometry), as rows.py makes it.
+Store as_store(const nb::tuple& t) {
+    const int64_t* g = int64s(t[5]);
+    auto* free_tails = static_cast<uint32_t*>(PyArray_DATA(as_array(t[2], NPY_UINT32)));
+    return Store{bytes(t[0]), bytes(t[1]), free_tails, int64s(t[3]), int64s(t[4]),
+                 g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7]};
+}
+
+// (nodes, levels)
+Tree as_tree(const nb::tuple& t) {
+    return Tree{float64s(t[0]), int64s(t[1]), size_of(t[1]) - 1};
+}
+
+[[noreturn]] void not_live(int64_t id, const Ring& ring) {
+    PyErr_Format(PyExc_IndexError, "transition %lld is not in the buffer, which holds ids %lld to %lld",
+                 static_cast<long long>(id), static_cast<long long>(ring.oldest()),
+                 static_cast<long long>(ring.added() - 1));
+    throw nb::python_error();
+}
+
+void require_live(const Ring& ring, const int64_t* ids, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+        if (!ring.live(ids[i])) not_live(ids[i], ring);
+    }
+}
+
+// ---- append -----------------------------------------------------------------------------------------------------
+
+// One row of the plan that schema.py makes for `append`.
+struct Leaf {
+    int64_t place, at, nbytes, type, finite, ndim;
+    const int64_t* dims;
+};
+
+constexpr int64_t LEAF_HEAD = 6;
+
+bool narrow(const double* from, int64_t n, float* to) {
+    for (int64_t i = 0; i < n; ++i) {
+        to[i] = static_cast<float>(from[i]);
+        if (std::isinf(to[i]) && !std::isinf(from[i])) return false;
+    }
+    return true;
+}
+
+template <class T>
+bool all_finite(const char* values, int64_t n) {
+    const T* x = reinterpret_cast<const T*>(values);
+    bool finite = true;
+    for (int64_t i = 0; i < n; ++i) finite &= std::isfinite(x[i]) != 0;
+    return finite;
+}
+
+// The values of one leaf as bytes of the field's dtype, or nullptr where only the slow way can tell what they are.
+// `room` points to scratch of items * nbytes for values that need converting.
+const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* room) {
+    const int64_t items = lead < 0 ? 1 : lead;
+    if (PyArray_CheckExact(value)) {
+        auto* array = reinterpret_cast<PyArrayObject*>(value);
+        const int offset = lead < 0 ? 0 : 1;
+        if (PyArray_NDIM(array) != leaf.ndim + offset || !PyArray_ISCARRAY_RO(array)) return nullptr;
+        if (offset && PyArray_DIM(array, 0) != lead) return nullptr;
+        for (int64_t d = 0; d < leaf.ndim; ++d) {
+            if (PyArray_DIM(array, static_cast<int>(d) + offset) != leaf.dims[d]) return nullptr;
+        }
+        if (PyArray_TYPE(array) == leaf.type) return PyArray_BYTES(array);
+        if (PyArray_TYPE(array) != NPY_FLOAT64 || leaf.type != NPY_FLOAT32) return nullptr;
+        const int64_t count = items * leaf.nbytes / static_cast<int64_t>(sizeof(float));
+        return narrow(reinterpret_cast<double*>(PyArray_DATA(array)), count, reinterpret_cast<float*>(room)) ? room
+                                                                                                             : nullptr;
+    }
+    if (leaf.ndim > 0 || lead >= 0) return nullptr;
+    if (PyFloat_Check(value)) {
+        const double x = PyFloat_AS_DOUBLE(value);
+        if (leaf.type == NPY_FLOAT64) {
+            std::memcpy(room, &x, sizeof x);
+            return room;
+        }
+        return leaf.type == NPY_FLOAT32 && narrow(&x, 1, reinterpret_cast<float*>(room)) ? room : nullptr;
+    }
+    if (PyBool_Check(value)) {
+        *room = value == Py_True;
+        return leaf.type == NPY_BOOL ? room : nullptr;
+    }
+    if (PyLong_Check(value)) {
+        int overflow = 0;
+        const int64_t x = PyLong_AsLongLongAndOverflow(value, &overflow);
+        std::memcpy(room, &x, leaf.type == NPY_INT64 ? sizeof x : 0);
+        return overflow || leaf.type != NPY_INT64 ? nullptr : room;
+    }
+    if (PyArray_CheckScalar(value)) {
+        PyArray_Descr* descr = PyArray_DescrFromScalar(value);
+        const bool same = descr->type_num == leaf.type;
+        Py_DECREF(descr);
+        if (!same) return nullptr;
+        PyArray_ScalarAsCtype(value, room);
+        return room;
+    }
+    return nullptr;
+}
+
+// The first id of the appended transitions, or -1 where some value is not plainly of its field's dtype and shape:
+// then nothing has changed, and Python converts or complains.
+int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& values, int64_t lead, int64_t stream) {
+    const Store store = as_store(store_arrays);
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_leaves = PyArray_DIM(plan_array, 0), width = PyArray_DIM(plan_array, 1);
+    const int64_t items = lead < 0 ? 1 : lead;
+    if (static_cast<int64_t>(values.size()) != n_leaves) throw nb::value_error("one value a leaf of the plan");
+
+    int64_t scratch = 0;
+    for (int64_t c = 0; c < n_leaves; ++c) scratch += (rows[c * width + 2] * items + 15) / 16 * 16;
+    thread_local std::vector<char> room;
+    thread_local std::vector<Column> columns;
+    if (static_cast<int64_t>(room.size()) < scratch + 16) room.resize(static_cast<size_t>(scratch) + 16);
+    columns.clear();
+
+    char* at = room.data();
+    int64_t nbytes = 0;
+    for (int64_t c = 0; c < n_leaves; ++c) {
+        const int64_t* r = rows + c * width;
+        const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r + LEAF_HEAD};
+        const char* found = values_of(values[c].ptr(), leaf, lead, at);
+        if (!found) return -1;
+        if (leaf.finite) {
+            const bool finite = leaf.type == NPY_FLOAT32   ? all_finite<float>(found, items * leaf.nbytes / 4)
+                                : leaf.type == NPY_FLOAT64 ? all_finite<double>(found, items * leaf.nbytes / 8)
+                                                           : true;
+            if (!finite) return -1;
+        }
+        columns.push_back(Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes, found});
+        at += (leaf.nbytes * items + 15) / 16 * 16;
+        nbytes += leaf.nbytes * items;
+    }
+    const int64_t first = store.added();
+    const int64_t streams = size_of(store_arrays[3]);
+    const Column* data = columns.data();
+    MaybeReleased released(nbytes);
+    append(store, data, n_leaves, items, stream, streams);
+    return first;
+}
+
+// ---- read and walk ----------------------------------------------------------------------------------------------
+
+// plan: one row a copy: source, offset in it, bytes an item, offset of the column in `out`.
+void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, nb::handle plan, nb::handle out) {
+    const Store store = as_store(store_arrays);
+    const int64_t *first_ids = int64s(first), *last_ids = int64s(last), n = size_of(first);
+    if (size_of(last) != n) throw nb::value_error("first and last differ in length");
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_copies = PyArray_DIM(plan_array, 0);
+    char* base = bytes(out);
+    const int64_t room = PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(out.ptr()));
+    constexpr int64_t FEW = 32;
+    Copy few[FEW];
+    std::vector<Copy> many;
+    Copy* copies = few;
+    if (n_copies > FEW) {
+        many.resize(static_cast<size_t>(n_copies));
+        copies = many.data();
+    }
+    for (int64_t c = 0; c < n_copies; ++c) {
+        const int64_t* r = rows + 4 * c;
+        if (r[3] + r[2] * n > room) throw nb::value_error("the output is too small for the plan");
+        copies[c] = Copy{static_cast<Source>(r[0]), r[1], r[2], base + r[3]};
+    }
+    const Ring ring = store.ring();
+    require_live(ring, first_ids, n);
+    if (last_ids != first_ids) require_live(ring, last_ids, n);
+    MaybeReleased released(n * store.row_nbytes);
+    read(store, first_ids, last_ids, n, copies, n_copies);
+}
+
+void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool forward, nb::handle path,
+             nb::handle lengths) {
+    const Store store = as_store(store_arrays);
+    const int64_t *from = int64s(ids), n = size_of(ids);
+    int64_t *to = int64s(path), *counts = int64s(lengths);
+    if (steps < 0 || size_of(path) != n * (steps + 1) || size_of(lengths) != n) {
+        throw nb::value_error("path must be [n, steps + 1] and lengths [n]");
+    }
+    require_live(store.ring(), from, n);
+    MaybeReleased released(n * (steps + 1) * 64);
+    walk(store, from, n, steps, forward, to, counts);
+}
+
+// ---- trees ------------------------------------------------------------------------------------------------------
+
+enum class Combine : int { SUM = 0, MAX = 1, MIN_POSITIVE = 2 };
+
+template <class Call>
+auto dispatch(int combine, Call&& call) {
+    switch (static_cast<Combine>(combine)) {
+        case Combine::SUM: return call(Sum{});
+        case Combine::MAX: return call(Max{});
+        default: return call(MinPositive{});
+    }
+}
+
+thread_local std::vector<int64_t> touched_places;
+
+int64_t py_tree_update(const nb::tuple& tree_arrays, int combine, int64_t capacity, int64_t oldest, int64_t added,
+                       nb::handle ids, nb::handle values) {
+    const Tree tree = as_tree(tree_arrays);
+    const int64_t *places = int64s(ids), n = size_of(ids);
+    const double* leaves = float64s(values);
+    if (size_of(values) != n || capacity > tree.width(0) || capacity < 1 || oldest < 0) {
+        throw nb::value_error("one value an id, and a leaf for each slot");
+    }
+    if (static_cast<int64_t>(touched_places.size()) < n) touched_places.resize(static_cast<size_t>(n));
+    int64_t* touched = touched_places.data();
+    const Ring ring(capacity, oldest, added);
+    MaybeReleased released(n * 64);
+    return dispatch(combine, [&](auto kind) {
+        return tree_update<decltype(kind)>(tree, ring, places, leaves, n, touched);
+    });
+}
+
+void py_tree_fill(const nb::tuple& tree_arrays, int combine, int64_t begin, int64_t end, double value) {
+    const Tree tree = as_tree(tree_arrays);
+    if (begin < 0 || begin > end || end > tree.width(0)) throw nb::value_error("no such slots");
+    MaybeReleased released((end - begin) * 8);
+    dispatch(combine, [&](auto kind) { tree_fill<decltype(kind)>(tree, begin, end, value); });
+}
+
+void py_tree_build(const nb::tuple& tree_arrays, int combine) {
+    const Tree tree = as_tree(tree_arrays);
+    nb::gil_scoped_release released;
+    dispatch(combine, [&](auto kind) { tree_build<decltype(kind)>(tree); });
+}
+
+// Stratified: target j lies in the j-th of n equal ranges of the total.
+// lanes: how many walks share a register (LANES is the most this processor has).
+void py_tree_find(const nb::tuple& tree_arrays, int64_t capacity, int64_t oldest, int64_t added, nb::handle uniforms,
+                  nb::handle ids, nb::handle values, int lanes) {
+    const Tree tree = as_tree(tree_arrays);
+    const TreeFind find = tree_find_with(lanes);
+    if (!find) throw nb::value_error("this processor has no registers for so many lanes");
+    if (reinterpret_cast<uintptr_t>(tree.nodes) % 64 != 0) throw nb::value_error("the tree's nodes must start a cache line");
+    double* targets = float64s(uniforms);
+    int64_t *found = int64s(ids), n = size_of(uniforms);
+    double* masses = float64s(values);
+    if (size_of(ids) != n || size_of(values) != n || capacity > tree.width(0) || capacity < 1 || oldest < 0) {
+        throw nb::value_error("one id and one value a uniform number, and a leaf for each slot");
+    }
+    const Ring ring(capacity, oldest, added);
+    MaybeReleased released(n * 512);
+    const double stride = tree.root() / static_cast<double>(n);
+    for (int64_t j = 0; j < n; ++j) targets[j] = (static_cast<double>(j) + targets[j]) * stride;
+    find(tree, targets, n, found, masses);
+    for (int64_t j = 0; j < n; ++j) found[j] = ring.id(found[j]);
+}
+
+// ---- priorities -------------------------------------------------------------------------------------------------
+
+// How many ids are live, or -1 - position of the first that was never given out.
+int64_t py_count_live(nb::handle ids, int64_t oldest, int64_t added) {
+    const int64_t *x = int64s(ids), n = size_of(ids);
+    int64_t live = 0;
+    for (int64_t i = 0; i < n; ++i) {
+        if (x[i] < 0 || x[i] >= added) return -1 - i;
+        live += x[i] >= oldest;
+    }
+    return live;
+}
+
+// out = |values| + epsilon. The position of the first value that is not finite, or -1.
+int64_t py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
+    const double* x = float64s(values);
+    double* y = float64s(out);
+    const int64_t n = size_of(values);
+    if (size_of(out) != n) throw nb::value_error("out and values differ in length");
+    bool finite = true;
+    for (int64_t i = 0; i < n; ++i) {
+        y[i] = std::fabs(x[i]) + epsilon;
+        finite &= std::isfinite(x[i]) != 0;
+    }
+    if (finite) return -1;
+    for (int64_t i = 0; i < n; ++i) {
+        if (!std::isfinite(x[i])) return i;
+    }
+    return -1;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    if (_import_array() < 0) throw nb::python_error();
+    m.attr("LANES") = widest_lanes();
+    m.def("append", &py_append);
+    m.def("read", &py_read);
+    m.def("walk", &py_walk);
+    m.def("tree_update", &py_tree_update);
+    m.def("tree_fill", &py_tree_fill);
+    m.def("tree_build", &py_tree_build);
+    m.def("tree_find", &py_tree_find);
+    m.def("count_live", &py_count_live);
+    m.def("magnitudes", &py_magnitudes);
+}

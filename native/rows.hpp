@@ -1,0 +1,224 @@
+// Rows, tails, links and streams: the one layout. See docs/architecture.md for the picture.
+//
+// A row holds one transition but for its next observation. That is the observation of the following row of the stream,
+// or, where there is none, a tail: a record of the pool that lies outside the rows.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "prefetch.hpp"
+#include "ring.hpp"
+
+namespace replaybank {
+
+constexpr uint32_t NO_TAIL = 0xffffffffu;
+constexpr int64_t BLOCK = 128;  // rows in flight: their lines fit in the first-level cache
+
+// Where things are in memory. Filled from NumPy arrays that Python owns.
+struct Store {
+    char* rows;
+    char* tails;
+    uint32_t* free_tails;  // a stack: last freed, first reused
+    int64_t* newest;       // per stream, the id of its newest row; -1 for none
+    int64_t* cursor;       // added, start, tails_used, free_count
+    int64_t capacity, row_nbytes, next_at, previous_at, tail_at, terminated_at, truncated_at, obs_nbytes;
+
+    int64_t& added() const { return cursor[0]; }
+    int64_t start() const { return cursor[1]; }
+    int64_t& tails_used() const { return cursor[2]; }
+    int64_t& free_count() const { return cursor[3]; }
+    int64_t oldest() const { return std::max(start(), added() - capacity); }
+    Ring ring() const { return Ring(capacity, oldest(), added()); }
+
+    char* row(int64_t slot) const { return rows + slot * row_nbytes; }
+    char* tail(uint32_t index) const { return tails + static_cast<int64_t>(index) * obs_nbytes; }
+
+    uint32_t link(const char* r, int64_t at) const {
+        uint32_t value;
+        std::memcpy(&value, r + at, sizeof value);
+        return value;
+    }
+    void set_link(char* r, int64_t at, uint32_t value) const { std::memcpy(r + at, &value, sizeof value); }
+    bool ended(const char* r) const { return r[terminated_at] || r[truncated_at]; }
+};
+
+enum class Place : int64_t { ROW = 0, NEXT_OBS = 1 };
+
+// One leaf field of the transitions to append: where it goes, and the caller's values, one item every `nbytes`.
+struct Column {
+    Place place;
+    int64_t at;      // offset in the row, or in the tail's record for the next observation
+    int64_t nbytes;  // of one item
+    const char* values;
+};
+
+inline uint32_t take_tail(const Store& s) {
+    if (s.free_count() > 0) return s.free_tails[--s.free_count()];
+    return static_cast<uint32_t>(s.tails_used()++);
+}
+
+// Appends `n` transitions; transition i belongs to stream `stream` if that is >= 0, and else to stream i % streams.
+// The observation opens the row; its columns are compared with the stream's open tail, byte for byte.
+inline void append(const Store& s, const Column* columns, int64_t n_columns, int64_t n, int64_t stream,
+                   int64_t streams) {
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t id = s.added();
+        const int64_t owner = stream >= 0 ? stream : i % streams;
+        char* row = s.row(id % s.capacity);
+
+        // The row that stood here leaves, and its tail with it.
+        const int64_t leaving = id - s.capacity;
+        if (leaving >= s.start()) {
+            const uint32_t tail = s.link(row, s.tail_at);
+            if (tail != NO_TAIL) s.free_tails[s.free_count()++] = tail;
+        }
+
+        // Does the stream go on? Its newest row must still be here, must not have ended, and must lead to this observation.
+        const int64_t before = s.newest[owner];
+        char* previous = nullptr;
+        uint32_t tail = NO_TAIL;
+        if (before >= s.start() && before > leaving && before >= 0) {
+            char* candidate = s.row(before % s.capacity);
+            if (!s.ended(candidate)) {
+                tail = s.link(candidate, s.tail_at);
+                const char* open = s.tail(tail);
+                bool equal = true;
+                for (int64_t c = 0; c < n_columns && equal; ++c) {
+                    const Column& column = columns[c];
+                    if (column.place != Place::ROW || column.at >= s.obs_nbytes) continue;
+                    equal = std::memcmp(open + column.at, column.values + i * column.nbytes, column.nbytes) == 0;
+                }
+                if (equal) previous = candidate;
+            }
+        }
+        if (previous) {
+            const uint32_t distance = static_cast<uint32_t>(id - before);
+            s.set_link(previous, s.next_at, distance);
+            s.set_link(previous, s.tail_at, NO_TAIL);
+            s.set_link(row, s.previous_at, distance);
+        } else {
+            tail = take_tail(s);
+            s.set_link(row, s.previous_at, 0);
+        }
+        s.set_link(row, s.next_at, 0);
+        s.set_link(row, s.tail_at, tail);
+
+        char* next_obs = s.tail(tail);
+        for (int64_t c = 0; c < n_columns; ++c) {
+            const Column& column = columns[c];
+            char* to = (column.place == Place::ROW ? row : next_obs) + column.at;
+            std::memcpy(to, column.values + i * column.nbytes, column.nbytes);
+        }
+        s.newest[owner] = id;
+        s.added() = id + 1;
+    }
+}
+
+// What a copy of `read` takes its bytes from.
+enum class Source : int64_t {
+    FIRST = 0,     // the row of the first id of the window
+    LAST = 1,      // the row of the last id of the window
+    NEXT_OBS = 2,  // the observation after the last id
+};
+
+struct Copy {
+    Source source;
+    int64_t from;    // offset in the source's record
+    int64_t nbytes;  // of one item
+    char* to;        // one item every `nbytes`
+};
+
+// memcpy of a size the compiler knows is one or two instructions; of one it does not know, a call.
+template <int64_t SIZE>
+void gather(const char* const* sources, int64_t from, char* to, int64_t n, int64_t) {
+    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * SIZE, sources[i] + from, SIZE);
+}
+inline void gather_any(const char* const* sources, int64_t from, char* to, int64_t n, int64_t nbytes) {
+    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * nbytes, sources[i] + from, nbytes);
+}
+
+inline void copy_items(const char* const* sources, const Copy& copy, int64_t begin, int64_t n) {
+    char* to = copy.to + begin * copy.nbytes;
+    switch (copy.nbytes) {
+        case 1: return gather<1>(sources, copy.from, to, n, 1);
+        case 2: return gather<2>(sources, copy.from, to, n, 2);
+        case 4: return gather<4>(sources, copy.from, to, n, 4);
+        case 8: return gather<8>(sources, copy.from, to, n, 8);
+        case 12: return gather<12>(sources, copy.from, to, n, 12);
+        case 16: return gather<16>(sources, copy.from, to, n, 16);
+        case 24: return gather<24>(sources, copy.from, to, n, 24);
+        case 32: return gather<32>(sources, copy.from, to, n, 32);
+        default: return gather_any(sources, copy.from, to, n, copy.nbytes);
+    }
+}
+
+// Gathers fields of windows [first, last] into columns. Ids must be live. Works in blocks: fetch the rows, find and
+// fetch the next observations, then copy field by field from the first-level cache.
+inline void read(const Store& s, const int64_t* first, const int64_t* last, int64_t n, const Copy* copies,
+                 int64_t n_copies) {
+    const Ring ring = s.ring();
+    const char* sources[3][BLOCK];
+    bool needs_next = false;
+    for (int64_t c = 0; c < n_copies; ++c) needs_next |= copies[c].source == Source::NEXT_OBS;
+    for (int64_t begin = 0; begin < n; begin += BLOCK) {
+        const int64_t count = std::min(BLOCK, n - begin);
+        for (int64_t i = 0; i < count; ++i) {
+            const char* row = s.row(ring.slot(first[begin + i]));
+            sources[0][i] = row;
+            prefetch(row);
+            prefetch(row + s.row_nbytes - 1);
+        }
+        if (last == first) {
+            std::memcpy(sources[1], sources[0], sizeof sources[0][0] * count);
+        } else {
+            for (int64_t i = 0; i < count; ++i) {
+                const char* row = s.row(ring.slot(last[begin + i]));
+                sources[1][i] = row;
+                prefetch(row);
+                prefetch(row + s.row_nbytes - 1);
+            }
+        }
+        if (needs_next) {
+            for (int64_t i = 0; i < count; ++i) {
+                const char* row = sources[1][i];
+                const uint32_t distance = s.link(row, s.next_at);
+                const char* next = distance ? s.row(ring.slot(last[begin + i] + distance))
+                                            : s.tail(s.link(row, s.tail_at));
+                sources[2][i] = next;
+                prefetch(next);
+            }
+        }
+        for (int64_t c = 0; c < n_copies; ++c) {
+            copy_items(sources[static_cast<int64_t>(copies[c].source)], copies[c], begin, count);
+        }
+    }
+}
+
+// Walks `steps` rows along the streams of `n` ids, forward or back: path[i][0] is the id itself, path[i][k] the row k
+// steps on. Where a segment ends (or the row before has left) the last id is repeated. lengths[i] counts distinct ids.
+inline void walk(const Store& s, const int64_t* ids, int64_t n, int64_t steps, bool forward, int64_t* path,
+                 int64_t* lengths) {
+    const Ring ring = s.ring();
+    const int64_t width = steps + 1;
+    for (int64_t i = 0; i < n; ++i) {
+        path[i * width] = ids[i];
+        lengths[i] = 1;
+        prefetch(s.row(ring.slot(ids[i])) + (forward ? s.next_at : s.previous_at));
+    }
+    for (int64_t k = 1; k < width; ++k) {
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t id = path[i * width + k - 1];
+            const char* row = s.row(ring.slot(id));
+            const int64_t distance = s.link(row, forward ? s.next_at : s.previous_at);
+            int64_t to = forward ? id + distance : id - distance;
+            if (!ring.live(to)) to = id;
+            path[i * width + k] = to;
+            lengths[i] += to != id;
+            if (to != id) prefetch(s.row(ring.slot(to)));
+        }
+    }
+}
+
+}  // namespace replaybank

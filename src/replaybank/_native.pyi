@@ -1,0 +1,43 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+LANES: int
+
+def append(
+    store: tuple[NDArray[Any], ...], plan: NDArray[Any], values: tuple[Any, ...], lead: int, stream: int
+) -> int: ...
+def read(
+    store: tuple[NDArray[Any], ...], first: NDArray[Any], last: NDArray[Any], plan: NDArray[Any], out: NDArray[Any]
+) -> None: ...
+def walk(
+    store: tuple[NDArray[Any], ...],
+    ids: NDArray[Any],
+    steps: int,
+    forward: bool,
+    path: NDArray[Any],
+    lengths: NDArray[Any],
+) -> None: ...
+def tree_update(
+    tree: tuple[NDArray[Any], ...],
+    combine: int,
+    capacity: int,
+    oldest: int,
+    added: int,
+    ids: NDArray[Any],
+    values: NDArray[Any],
+) -> int: ...
+def tree_fill(tree: tuple[NDArray[Any], ...], combine: int, begin: int, end: int, value: float) -> None: ...
+def tree_build(tree: tuple[NDArray[Any], ...], combine: int) -> None: ...
+def tree_find(
+    tree: tuple[NDArray[Any], ...],
+    capacity: int,
+    oldest: int,
+    added: int,
+    uniforms: NDArray[Any],
+    ids: NDArray[Any],
+    values: NDArray[Any],
+    lanes: int,
+) -> None: ...
+def count_live(ids: NDArray[Any], oldest: int, added: int) -> int: ...
+def magnitudes(values: NDArray[Any], epsilon: float, out: NDArray[Any]) -> int: ...

@@ -1,0 +1,314 @@
+"""The replay buffer: the only coordinator of rows, sampler and view."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaybank import kernels
+from replaybank.batch import Batch
+from replaybank.convert import as_numeric
+from replaybank.rows import MAX_CAPACITY, Rows
+from replaybank.samplers.base import Floats, Ids, Sampler
+from replaybank.samplers.uniform import Uniform
+from replaybank.schema import Schema
+from replaybank.views.base import View
+from replaybank.views.transition import Transition
+
+# How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
+MOST_REDRAWS = 100
+
+
+class PriorityReport(NamedTuple):
+    """What `update_priorities` did: how many were set, and how many were skipped since they had been overwritten."""
+
+    updated: int
+    stale: int
+
+
+class ReplayBuffer:
+    """The last `capacity` transitions, first in first out, over all streams.
+
+    `schema`: a `Schema` (`rb.schema_of(env)`), a mapping as in `Schema.of`, or None: inferred from the first `add`.
+    `streams`: how many environment copies one `add` brings a transition of; arrays then have that leading axis.
+    `sampler` says which transitions are drawn, `view` what a draw means. `seed`: anything that
+    `numpy.random.default_rng` takes; same seed and same calls, same batches.
+
+    What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
+    several threads: each call is one step.
+
+    Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        schema: Schema | Mapping[str, Any] | None = None,
+        streams: int = 1,
+        sampler: Sampler | None = None,
+        view: View | None = None,
+        seed: Any = None,
+    ) -> None:
+        self._capacity = _whole_number("capacity", capacity, MAX_CAPACITY)
+        self._streams = _whole_number("streams", streams, MAX_CAPACITY)
+        self.sampler: Sampler = _part("sampler", sampler, "draw", Uniform)
+        self.view: View = _part("view", view, "read", Transition)
+        self.seed = seed
+        self._lock = Lock()
+        self._lead = -1 if self._streams == 1 else self._streams
+        self._rows: Rows | None = None
+        self._plain = False  # whether the arguments of `add` are the leaves, as they come
+        self._sampled = self._updated = self._stale = 0
+        if schema is not None:
+            self._allocate(schema if isinstance(schema, Schema) else Schema.of(schema))
+        self.sampler.attach(self._capacity)
+
+    # ---- adding ----
+
+    def add(
+        self, obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, truncated: Any, **extras: Any
+    ) -> int:
+        """Adds one transition a stream, in stream order; gives the id of the first.
+
+        Arrays are [streams, ...], with one stream without the leading axis (a leading axis of 1 on every field, as a
+        vector environment of one copy gives, is understood). `next_obs` is what the step returned: at an end the final
+        observation, not that of the reset. `terminated` stops bootstrapping; either flag ends the segment.
+
+        Raises TypeError or ValueError, and changes nothing, where a field is missing or unknown, has another shape, or
+        would lose values in the field's dtype, and where the reward is not finite.
+        """
+        with self._lock:
+            if self._plain and not extras:
+                assert self._rows is not None
+                first = self._rows.append((obs, action, reward, next_obs, terminated, truncated), self._lead)
+                if first >= 0:
+                    self.sampler.added(first, self._streams)
+                    return first
+            values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
+            if self._streams == 1:
+                self._lead = 1 if np.shape(terminated) == (1,) else -1
+            return self._append(values, self._lead, -1)
+
+    def extend(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        next_obs: Any,
+        terminated: Any,
+        truncated: Any,
+        *,
+        stream: int = 0,
+        **extras: Any,
+    ) -> int:
+        """Adds n transitions of one stream, in order: arrays [n, ...]; gives the id of the first.
+
+        Raises as `add` does.
+        """
+        if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
+            raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
+        shape = np.shape(terminated)
+        if len(shape) != 1:
+            raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        with self._lock:
+            values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
+            return self._append(values, shape[0], int(stream))
+
+    def _append(self, values: dict[str, Any], lead: int, stream: int) -> int:
+        """Converts, checks, appends, tells the sampler."""
+        rows = self._rows
+        if lead == 0:
+            return rows.added if rows else 0
+        schema = rows.schema if rows else Schema.inferred(values, lead)
+        arrays = schema.arrays(values, lead)
+        if rows is None:
+            rows = self._allocate(schema)
+        first = rows.append(arrays, lead, stream)
+        assert first >= 0, "converted arrays are what the kernel takes"
+        self.sampler.added(first, max(lead, 1))
+        return first
+
+    def _allocate(self, schema: Schema) -> Rows:
+        self._rows = Rows(schema, self._capacity, self._streams)
+        self._plain = schema.flat and not schema.extras
+        return self._rows
+
+    # ---- sampling ----
+
+    def sample(self, n: int) -> Batch:
+        """`n` transitions, as the sampler draws and the view reads them.
+
+        Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
+        """
+        n = _whole_number("sample: n", n, MAX_CAPACITY)
+        with self._lock:
+            rows = self._rows
+            if rows is None or len(rows) == 0:
+                raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
+            ids, probabilities = self._draw(rows, n)
+            batch = self.view.read(rows, ids)
+            batch.indices[...] = ids
+            batch.probabilities[...] = probabilities
+            batch.weights[...] = self.sampler.weights(probabilities)
+            self._sampled += n
+            return batch
+
+    def _draw(self, rows: Rows, n: int) -> tuple[Ids, Floats]:
+        ids, probabilities = self.sampler.draw(n, self._rng)
+        usable = self.view.usable(rows, ids)
+        if usable is None:
+            return ids, probabilities
+        for _ in range(MOST_REDRAWS):
+            missing = np.flatnonzero(~usable)
+            if not missing.size:
+                return ids, probabilities
+            ids[missing], probabilities[missing] = self.sampler.draw(missing.size, self._rng)
+            found = self.view.usable(rows, ids[missing])
+            usable[missing] = True if found is None else found
+        raise ValueError(f"sample: the view {self.view!r} could use too few of the transitions in {MOST_REDRAWS} draws")
+
+    def update_priorities(self, indices: ArrayLike, td_error: ArrayLike) -> PriorityReport:
+        """Sets the priorities of `indices` (ids, [n]) to |td_error| ([n]) + epsilon.
+
+        Ids that have been overwritten since are skipped and counted. Where the sampler knows no priorities, nothing is
+        set. Raises ValueError or TypeError, and changes nothing, where ids were never given out, lengths differ, or a TD
+        error is not finite.
+        """
+        ids = _ids(indices)
+        errors = np.ascontiguousarray(as_numeric("td_error", td_error), np.float64)
+        if errors.shape != ids.shape:
+            raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        with self._lock:
+            rows = self._rows
+            oldest, added = (rows.oldest, rows.added) if rows else (0, 0)
+            live = kernels.count_live(ids, oldest, added)
+            if live < 0:
+                wrong = ids[-1 - live]
+                raise ValueError(f"indices: {wrong} was never given out; ids so far are 0 to {added - 1}")
+            updated = self.sampler.update(ids, self.sampler.priorities(errors))
+            report = PriorityReport(updated, len(ids) - live)
+            self._updated += report.updated
+            self._stale += report.stale
+            return report
+
+    # ---- the rest ----
+
+    def __len__(self) -> int:
+        """How many transitions it holds."""
+        return len(self._rows) if self._rows else 0
+
+    @property
+    def capacity(self) -> int:
+        """The most transitions it holds, over all streams."""
+        return self._capacity
+
+    @property
+    def streams(self) -> int:
+        """How many transitions one `add` brings."""
+        return self._streams
+
+    @property
+    def schema(self) -> Schema | None:
+        """What a transition is made of; None before the first `add` where it was not given."""
+        return self._rows.schema if self._rows else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that hold transitions and what the sampler knows of them."""
+        return (self._rows.nbytes if self._rows else 0) + self.sampler.nbytes
+
+    @property
+    def seed(self) -> Any:
+        """What the generator was made from. Setting it starts the generator anew."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed: Any) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._seed = seed
+
+    def stats(self) -> dict[str, int]:
+        """Counts: size, capacity, streams; added, overwritten, sampled, updated, stale (ever); tails, nbytes (now).
+
+        `tails` are observations that are held beside the rows: those at ends, at the newest step of each open stream,
+        and of transitions that continue nothing.
+        """
+        rows = self._rows
+        added = rows.added if rows else 0
+        return {
+            "size": len(self),
+            "capacity": self._capacity,
+            "streams": self._streams,
+            "added": added,
+            "overwritten": added - len(self) - self._cleared,
+            "cleared": self._cleared,
+            "sampled": self._sampled,
+            "updated": self._updated,
+            "stale": self._stale,
+            "tails": rows.tails_in_use if rows else 0,
+            "nbytes": self.nbytes,
+        }
+
+    _cleared = 0
+
+    def clear(self) -> None:
+        """Forgets all transitions and closes all streams. Ids go on, so old indices stay recognisable as stale."""
+        with self._lock:
+            if self._rows is not None:
+                self._cleared += len(self._rows)
+                self._rows.clear()
+                self.sampler.cleared()
+
+    def check_valid(self) -> None:
+        """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
+        self.sampler.check_valid()
+        if self._rows is not None:
+            self._rows.check_valid()
+
+    def __repr__(self) -> str:
+        parts = f"{type(self.sampler).__name__}, {type(self.view).__name__}"
+        return f"ReplayBuffer({len(self)} of {self._capacity} transitions, {self._streams} streams, {parts})"
+
+
+def _named(
+    obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, truncated: Any, extras: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "obs": obs,
+        "action": action,
+        "reward": reward,
+        "next_obs": next_obs,
+        "terminated": terminated,
+        "truncated": truncated,
+        **extras,
+    }
+
+
+def _whole_number(name: str, value: Any, most: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, given {value!r}") from None
+    if not 1 <= number <= most:
+        raise ValueError(f"{name}: expected 1 to {most}, given {number}")
+    return number
+
+
+def _part(name: str, part: Any, verb: str, default: type) -> Any:
+    if part is None:
+        return default()
+    if isinstance(part, type) or not hasattr(part, verb):
+        raise TypeError(f"{name}: expected a {name} such as {default.__name__}(), given {part!r}")
+    return part
+
+
+def _ids(indices: ArrayLike) -> NDArray[np.int64]:
+    ids = as_numeric("indices", indices)
+    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+        raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
+    return np.ascontiguousarray(ids, np.int64)

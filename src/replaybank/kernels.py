@@ -1,0 +1,38 @@
+"""The typed door to the C++ extension.
+
+The kernels are stateless: they work on NumPy arrays that Python owns, and release the GIL where the work is worth it.
+What each does, in a few readable lines, is its twin in `reference.py`; where the arrays come from, `rows.py` and
+`samplers/sum_tree.py`.
+"""
+
+from replaybank._native import (
+    LANES,
+    append,
+    count_live,
+    magnitudes,
+    read,
+    tree_build,
+    tree_fill,
+    tree_find,
+    tree_update,
+    walk,
+)
+
+__all__ = [
+    "LANES",
+    "MAX",
+    "MIN_POSITIVE",
+    "SUM",
+    "append",
+    "count_live",
+    "magnitudes",
+    "read",
+    "tree_build",
+    "tree_fill",
+    "tree_find",
+    "tree_update",
+    "walk",
+]
+
+# How a node of a tree follows from its children.
+SUM, MAX, MIN_POSITIVE = 0, 1, 2

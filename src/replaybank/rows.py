@@ -1,0 +1,168 @@
+"""Rows, tails, links and streams: where transitions live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank import kernels
+from replaybank.schema import Leaf, Schema, leaves_of
+
+# Links are 32-bit distances in ids.
+MAX_CAPACITY = 2**31 - 1
+NO_TAIL = 2**32 - 1
+LINKS = ("link_next", "link_previous", "link_tail")
+# Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
+PLACE_ROW, PLACE_NEXT_OBS = 0, 1
+FIRST, LAST, NEXT_OBS = 0, 1, 2
+
+
+class Rows:
+    """Every observation once: a ring of records, and a pool of the observations that no record holds.
+
+    Why this layout: a random transition is one or two cache misses, not one per field; and sharing the observation
+    between neighbours is what the records *are*, not a cache beside them that could be wrong (docs/architecture.md).
+
+    `data` holds `capacity` records: the schema's fields and three links, each a 32-bit distance in ids or an index:
+    to the next row of the stream (0: none), to the previous one (0: none, and none either where that row has left),
+    and to the tail (NO_TAIL: none). A live row has either a next row or a tail: that is its next observation.
+    """
+
+    def __init__(self, schema: Schema, capacity: int, streams: int) -> None:
+        self.schema = schema
+        self.capacity = capacity
+        self.streams = streams
+        fields: list[Any] = [(name, schema.dtype[name]) for name in schema.dtype.names or ()]
+        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in LINKS)], align=True)
+        self.data: NDArray[Any] = np.empty(capacity, self.dtype)
+        # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
+        self.tails: NDArray[Any] = np.empty(capacity, schema.obs_dtype)
+        self._free = np.empty(capacity, np.uint32)
+        self._newest = np.full(streams, -1, np.int64)
+        self._cursor = np.zeros(4, np.int64)  # added, start, tails_used, free_count
+        self._plan = _append_plan(schema, self.dtype)
+        offsets = {name: self.dtype.fields[name][1] for name in self.dtype.names or ()} if self.dtype.fields else {}
+        geometry = np.array(
+            [
+                capacity,
+                self.dtype.itemsize,
+                *(offsets[link] for link in LINKS),
+                offsets["terminated"],
+                offsets["truncated"],
+                schema.obs_dtype.itemsize,
+            ],
+            np.int64,
+        )
+        self._store = (self.data, self.tails, self._free, self._newest, self._cursor, geometry)
+
+    @property
+    def added(self) -> int:
+        """Transitions ever added: the id the next one gets."""
+        return int(self._cursor[0])
+
+    @property
+    def oldest(self) -> int:
+        """The id of the oldest live transition; equal to `added` where there is none."""
+        return max(int(self._cursor[1]), int(self._cursor[0]) - self.capacity)
+
+    def __len__(self) -> int:
+        return self.added - self.oldest
+
+    @property
+    def tails_in_use(self) -> int:
+        """Observations that are held beside the rows."""
+        return int(self._cursor[2] - self._cursor[3])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
+        rows = min(self.added, self.capacity) * self.dtype.itemsize
+        tails = int(self._cursor[2]) * (self.schema.obs_dtype.itemsize + self._free.itemsize)
+        return rows + tails + self._newest.nbytes
+
+    def append(self, values: tuple[Any, ...], lead: int, stream: int = -1) -> int:
+        """Appends one transition a stream (`stream` -1) or `lead` transitions of one stream; gives the first one's id.
+
+        `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
+        -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` makes it so.
+        """
+        return kernels.append(self._store, self._plan, values, lead, stream)
+
+    def read(self, first: NDArray[np.int64], last: NDArray[np.int64], plan: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copies fields of the windows from `first` to `last` (ids [n]) into `out`, as `plan` says.
+
+        A plan has a row for each copy: source (FIRST, LAST or NEXT_OBS), offset in it, bytes of one item, offset in out.
+        """
+        kernels.read(self._store, first, last, plan, out)
+
+    def walk(
+        self, ids: NDArray[np.int64], steps: int, forward: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The ids `[n, steps + 1]` along the stream of each id, itself first; at a segment's end the last is repeated.
+
+        The second array `[n]` counts the distinct ones: 1 … steps + 1.
+        """
+        path = np.empty((len(ids), steps + 1), np.int64)
+        lengths = np.empty(len(ids), np.int64)
+        kernels.walk(self._store, ids, steps, forward, path, lengths)
+        return path, lengths
+
+    def clear(self) -> None:
+        """Forgets all transitions and closes all streams; ids go on."""
+        self._cursor[1:] = (self.added, 0, 0)
+        self._newest[:] = -1
+
+    def offset_of(self, leaf: Leaf) -> int:
+        """Where a stored leaf lies in a row; a leaf of `next_obs` lies where that of `obs` does."""
+        return _offset(self.dtype, ("obs", *leaf.path[1:]) if leaf.path[0] == "next_obs" else leaf.path)
+
+    def check_valid(self) -> None:
+        """Raises AssertionError where links, tails and streams do not fit together. For tests: looks at every row."""
+        added, oldest = self.added, self.oldest
+        ids = np.arange(oldest, added)
+        rows = self.data[ids % self.capacity]
+        following, previous, tail = (rows[link].astype(np.int64) for link in LINKS)
+        has_tail = tail != NO_TAIL
+        assert (has_tail == (following == 0)).all(), "a row has a next row or a tail, never both, never none"
+        assert (ids + following < added).all(), "a link leads beyond the newest row"
+        ended = rows["terminated"] | rows["truncated"]
+        assert (following[ended] == 0).all(), "a segment goes on after its end"
+        linked = np.flatnonzero(following)
+        assert (previous[linked + following[linked]] == following[linked]).all(), "links do not lead back"
+        back = previous[ids - previous >= oldest]
+        assert (following[(ids - previous)[ids - previous >= oldest] - oldest][back > 0] == back[back > 0]).all()
+        used, free_count = int(self._cursor[2]), int(self._cursor[3])
+        held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
+        assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"
+        assert used <= self.capacity
+        assert (self._newest < added).all()
+        for newest in self._newest[self._newest >= oldest]:
+            assert following[newest - oldest] == 0, "the newest row of a stream has a next one"
+
+
+def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
+    at = 0
+    for part in path:
+        assert dtype.fields is not None
+        dtype, offset = dtype.fields[part][:2]
+        at += offset
+    return at
+
+
+def _append_plan(schema: Schema, dtype: np.dtype[Any]) -> NDArray[np.int64]:
+    """A row a leaf: place, offset, bytes, NumPy type number, whether it must be finite, dimensions, shape."""
+    most = max(len(leaf.shape) for leaf in schema.leaves)
+    plan = np.zeros((len(schema.leaves), 6 + most), np.int64)
+    at = 0
+    for name, node in schema.fields.items():
+        for leaf in leaves_of(node):
+            if name == "next_obs":
+                place, offset = PLACE_NEXT_OBS, _offset(dtype, ("obs", *leaf.path[1:]))
+            else:
+                place, offset = PLACE_ROW, _offset(dtype, leaf.path)
+            head = (place, offset, leaf.nbytes, leaf.dtype.num, name == "reward", len(leaf.shape))
+            plan[at, : 6 + len(leaf.shape)] = (*head, *leaf.shape)
+            at += 1
+    return plan

@@ -1,0 +1,1 @@
+"""Samplers decide which ids are drawn."""

@@ -1,0 +1,197 @@
+"""Proportional prioritized draws."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank import kernels
+from replaybank.samplers.base import Floats, Ids, Window, attached_once
+from replaybank.samplers.schedule import Schedule
+from replaybank.samplers.sum_tree import Tree
+
+WeightNorm = Literal["batch", "buffer"] | None
+# priority ** alpha above this could make the sum over a buffer overflow.
+LARGEST_MASS = 1e290
+
+
+class Prioritized:
+    """Proportional prioritization (Schaul et al. 2016, eq. 1): P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon.
+
+    Draws are stratified: a batch of n takes one transition from each of n equal ranges of the total. New transitions
+    get the largest priority now in the buffer (1.0 where it holds none above 0), so each is likely to be seen soon; not
+    the largest ever, which one outlier would fix for good. The raw priority is kept and alpha applied on top, so
+    `alpha` may be set at any time, exactly. With alpha 0 draws are uniform; with alpha > 0 a priority of 0 is never drawn.
+
+    Importance weights (eq. 2): w = (N * P)^-beta. `weight_norm="batch"` divides by the largest weight in the batch,
+    "buffer" by the largest that any transition in the buffer would have, None leaves them. `beta` is a number or a
+    schedule over calls of `sample`, such as `linear(0.4, 1.0, steps)`.
+
+    Raises ValueError where alpha, beta or epsilon is negative or not finite, or weight_norm is none of the three.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.6,
+        beta: float | Schedule = 0.4,
+        epsilon: float = 1e-6,
+        weight_norm: WeightNorm = "batch",
+    ) -> None:
+        if weight_norm not in ("batch", "buffer", None):
+            raise ValueError(f'Prioritized: weight_norm must be "batch", "buffer" or None, given {weight_norm!r}')
+        self._alpha = _not_negative("alpha", alpha)
+        self.beta = beta if callable(beta) else _not_negative("beta", beta)
+        self.epsilon = _not_negative("epsilon", epsilon)
+        self._weight_norm: WeightNorm = weight_norm
+        self._window: Window | None = None
+        self._samples = 0
+        self._newcomer = (0.0, 0.0)  # a priority, and its mass: what the last newcomers got
+
+    def attach(self, capacity: int) -> None:
+        self._window = attached_once(self._window, capacity)
+        self._masses = Tree(capacity, kernels.SUM)  # priority ** alpha
+        self._raw = Tree(capacity, kernels.MAX)
+        self._smallest = Tree(capacity, kernels.MIN_POSITIVE) if self._weight_norm == "buffer" else None
+
+    @property
+    def window(self) -> Window:
+        """The ids that may be drawn."""
+        if self._window is None:
+            raise ValueError("this sampler belongs to no buffer yet")
+        return self._window
+
+    @property
+    def alpha(self) -> float:
+        """How much priorities count: 0 not at all, 1 in proportion. Setting it costs one pass over the buffer."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        alpha = _not_negative("alpha", alpha)
+        if self._window is not None:
+            masses = _power(self._raw.leaves, alpha)
+            if masses.max(initial=0.0) > LARGEST_MASS:
+                raise ValueError(f"alpha: {alpha} makes priority {self._raw.root} ** alpha overflow")
+            live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
+            self._masses.leaves[:] = 0.0
+            self._masses.leaves[live] = masses[live]
+            self._masses.build()
+        self._alpha = alpha
+        self._newcomer = (0.0, 0.0)
+
+    @property
+    def weight_norm(self) -> WeightNorm:
+        """What the importance weights are divided by."""
+        return self._weight_norm
+
+    def added(self, first_id: int, n: int) -> None:
+        window = self.window
+        priority = self._raw.root or 1.0
+        if priority != self._newcomer[0]:
+            self._newcomer = (priority, float(_power(np.array([priority]), self._alpha)[0]))
+        end = first_id + n
+        n = min(n, window.capacity)
+        window.added = end
+        self._raw.fill(end - n, n, priority)
+        self._masses.fill(end - n, n, self._newcomer[1])
+        if self._smallest is not None:
+            self._smallest.fill(end - n, n, priority)
+
+    def cleared(self) -> None:
+        self.window.start = self.window.added
+        for tree in self._trees():
+            tree.nodes[:] = 0.0
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
+        window, total = self.window, self._masses.root
+        if not total > 0.0:
+            raise ValueError("sample: every priority in the buffer is 0; update_priorities, or use epsilon > 0")
+        ids, masses = self._masses.find(rng.random(n), window.oldest, window.added)
+        masses /= total
+        return ids, masses
+
+    def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        beta = self.beta(self._samples) if callable(self.beta) else self.beta
+        self._samples += 1
+        if self._weight_norm == "batch":
+            ratio = probabilities.min() / probabilities
+        elif self._smallest is not None:
+            least = float(_power(np.array([self._smallest.root]), self._alpha)[0]) / self._masses.root
+            ratio = least / probabilities
+        else:
+            ratio = 1.0 / (len(self.window) * probabilities)
+        return _power(ratio, beta).astype(np.float32)
+
+    def priorities(self, td_error: Floats) -> Floats:
+        found = np.empty(len(td_error))
+        wrong = kernels.magnitudes(td_error, self.epsilon, found)
+        if wrong >= 0:
+            raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
+        return found
+
+    def update(self, ids: Ids, priorities: Floats) -> int:
+        """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays."""
+        masses = _power(priorities, self._alpha)
+        if len(masses) and not masses.max() <= LARGEST_MASS:
+            raise ValueError(f"td_error: {priorities.max():g} ** alpha ({self._alpha}) is too large to sum")
+        window = self.window
+        oldest, added = window.oldest, window.added
+        if self._smallest is not None:
+            self._smallest.update(ids, priorities, oldest, added)
+        self._raw.update(ids, priorities, oldest, added)
+        return self._masses.update(ids, masses, oldest, added)
+
+    def priority_of(self, ids: Ids) -> Floats:
+        """The raw priorities (float64 [n]) of live ids."""
+        return self._raw.leaves[ids % self.window.capacity]
+
+    def state(self) -> dict[str, Any]:
+        live = np.arange(self.window.oldest, self.window.added)
+        priorities = self.priority_of(live)
+        return {**self.window.state(), "samples": self._samples, "alpha": self._alpha, "priorities": priorities}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.cleared()
+        self.window.restore(state)
+        self._samples = int(state["samples"])
+        live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
+        for tree in (self._raw, *([self._smallest] if self._smallest is not None else [])):
+            tree.leaves[live] = state["priorities"]
+            tree.build()
+        self.alpha = float(state["alpha"])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tree.nbytes for tree in self._trees()) if self._window is not None else 0
+
+    def check_valid(self) -> None:
+        window = self.window
+        for tree in self._trees():
+            tree.check_valid()
+        live = np.arange(window.oldest, window.added) % window.capacity
+        empty = np.ones(window.capacity, bool)
+        empty[live] = False
+        assert (self._raw.leaves[empty] == 0).all(), "a slot that holds nothing has a priority"
+        assert (self._masses.leaves[empty] == 0).all(), "a slot that holds nothing can be drawn"
+        assert np.array_equal(self._masses.leaves[live], _power(self._raw.leaves[live], self._alpha))
+
+    def _trees(self) -> tuple[Tree, ...]:
+        trees = (self._masses, self._raw)
+        return trees if self._smallest is None else (*trees, self._smallest)
+
+
+def _power(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    """values ** exponent; the common exponents without a call to pow."""
+    if exponent == 1.0:
+        return values.copy()
+    if exponent == 0.0:
+        return np.ones_like(values)
+    return np.power(values, exponent)
+
+
+def _not_negative(name: str, value: float) -> float:
+    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
+        raise ValueError(f"Prioritized: {name} must be a finite number >= 0, given {value!r}")
+    return float(value)

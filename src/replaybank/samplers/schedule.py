@@ -1,0 +1,30 @@
+"""Values that change while the agent learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# The value at a position: how many times `sample` was called before.
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class linear:  # noqa: N801  a value that reads like a function: linear(0.4, 1.0, 10_000)
+    """From `start` to `end` in a straight line over `steps` calls of `sample`, and `end` from then on.
+
+    The first call sees `start`, call number steps + 1 sees `end`. Schaul et al. 2016 anneal beta so, from 0.4 or 0.5 to
+    1 at the end of training. Raises ValueError where steps < 1.
+    """
+
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"linear: steps must be at least 1, given {self.steps}")
+
+    def __call__(self, position: int) -> float:
+        done = min(max(position, 0) / self.steps, 1.0)
+        return self.start + (self.end - self.start) * done if done < 1.0 else self.end

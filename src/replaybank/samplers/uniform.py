@@ -1,0 +1,72 @@
+"""Uniform draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.samplers.base import Floats, Ids, Window, attached_once
+
+
+class Uniform:
+    """Every transition with the same probability, 1 / len(buffer) (Lin 1992; Mnih et al. 2015).
+
+    With replacement by default, as i.i.d. draws of the theory; `replace=False` draws n different transitions and
+    refuses (ValueError) more than the buffer holds. Priorities are ignored: a loop may update them all the same.
+    """
+
+    def __init__(self, replace: bool = True) -> None:
+        self.replace = replace
+        self._window: Window | None = None
+
+    def attach(self, capacity: int) -> None:
+        self._window = attached_once(self._window, capacity)
+
+    @property
+    def window(self) -> Window:
+        """The ids that may be drawn."""
+        if self._window is None:
+            raise ValueError("this sampler belongs to no buffer yet")
+        return self._window
+
+    def added(self, first_id: int, n: int) -> None:
+        self.window.added = first_id + n
+
+    def cleared(self) -> None:
+        self.window.start = self.window.added
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
+        window = self.window
+        size = len(window)
+        if self.replace:
+            ids = (rng.random(n) * size).astype(np.int64)
+        elif n <= size:
+            ids = rng.choice(size, n, replace=False)
+        else:
+            raise ValueError(f"sample: expected at most {size} transitions without replacement, asked for {n}")
+        ids += window.oldest
+        return ids, np.full(n, 1.0 / size)
+
+    def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        return np.ones(len(probabilities), np.float32)
+
+    def priorities(self, td_error: Floats) -> Floats:
+        return td_error
+
+    def update(self, ids: Ids, priorities: Floats) -> int:
+        return 0
+
+    def state(self) -> dict[str, Any]:
+        return self.window.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.window.restore(state)
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def check_valid(self) -> None:
+        assert 0 <= self.window.oldest <= self.window.added

@@ -1,0 +1,1 @@
+"""Views decide what an id means."""

@@ -1,0 +1,26 @@
+"""What every view is."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.batch import Batch
+from replaybank.rows import Rows
+
+
+class View(Protocol):
+    """Decides what an id means: a transition, an n-step transition, a stack of frames, a sequence.
+
+    Views hold no data and may be shared; their settings may change at any time.
+    """
+
+    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
+        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer fills in what the sampler says."""
+        ...
+
+    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Which ids mean something now (bool [n]); None where all do. The buffer draws others for the rest."""
+        ...

@@ -1,0 +1,79 @@
+"""From a schema to the plan of copies that makes a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.batch import Batch, Places
+from replaybank.rows import FIRST, LAST, NEXT_OBS, Rows
+from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
+
+# What the view and the sampler add to every batch.
+BOOKKEEPING: dict[str, Node] = {
+    "discount": Leaf(("discount",), np.dtype(np.float32), ()),
+    "indices": Leaf(("indices",), np.dtype(np.int64), ()),
+    "probabilities": Leaf(("probabilities",), np.dtype(np.float64), ()),
+    "weights": Leaf(("weights",), np.dtype(np.float32), ()),
+}
+SOURCES = {"next_obs": NEXT_OBS, "terminated": LAST, "truncated": LAST}  # the rest: FIRST
+LINE = 64
+KEPT_SIZES = 64  # batch sizes whose layout is remembered
+
+
+class Gather:
+    """How windows of rows become batches of one schema: which field from where, and to where for each batch size.
+
+    Fields are those of the first row of a window, but for next_obs, terminated and truncated: those are of the last.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.schema: Schema = rows.schema
+        nodes = self.schema.fields | BOOKKEEPING
+        self._places: dict[str, Places] = {name: _places(name, node) for name, node in nodes.items()}
+        self._flat = self.schema.flat
+        self._leaves = [leaf for node in nodes.values() for leaf in leaves_of(node)]
+        self._copies = [
+            (SOURCES.get(leaf.path[0], FIRST), rows.offset_of(leaf), leaf.nbytes, at)
+            for at, leaf in enumerate(self._leaves)
+            if leaf.path[0] not in BOOKKEEPING
+        ]
+        self._sizes: dict[int, tuple[np.dtype[Any], NDArray[np.int64]]] = {}
+
+    def read(self, rows: Rows, first: NDArray[np.int64], last: NDArray[np.int64]) -> Batch:
+        """The batch of the windows from `first` to `last` (ids [n]); the bookkeeping is not filled in yet."""
+        dtype, plan = self._layout(len(first))
+        block = np.empty((), dtype)
+        rows.read(first, last, plan, block)
+        return Batch(block, self._places, self._flat)
+
+    def _layout(self, n: int) -> tuple[np.dtype[Any], NDArray[np.int64]]:
+        """The block for n items, and the plan of copies into it: columns, each at the start of a cache line."""
+        known = self._sizes.get(n)
+        if known is None:
+            offsets, end = [], 0
+            for leaf in self._leaves:
+                offsets.append(end)
+                end += -(-leaf.nbytes * n // LINE) * LINE
+            dtype = np.dtype(
+                {
+                    "names": ["/".join(leaf.path) for leaf in self._leaves],
+                    "formats": [(leaf.dtype, (n, *leaf.shape)) for leaf in self._leaves],
+                    "offsets": offsets,
+                    "itemsize": end,
+                }
+            )
+            copies = [(source, at, nbytes, offsets[leaf]) for source, at, nbytes, leaf in self._copies]
+            if len(self._sizes) >= KEPT_SIZES:
+                self._sizes.clear()
+            known = self._sizes[n] = (dtype, np.array(copies, np.int64))
+        return known
+
+
+def _places(path: str, node: Node) -> Places:
+    if isinstance(node, Leaf):
+        return path
+    children = {name: _places(f"{path}/{name}", child) for name, child in children_of(node).items()}
+    return children if isinstance(node, dict) else tuple(children.values())

@@ -1,0 +1,69 @@
+"""n steps at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.batch import Batch
+from replaybank.rows import FIRST, Rows
+from replaybank.schema import Leaf
+from replaybank.views.gather import Gather
+from replaybank.views.transition import discount_factor
+
+
+class NStep:
+    """An id means the n-step transition that starts there (Sutton 1988; Hessel et al. 2018, sec. 2 "multi-step").
+
+    `reward` is the sum of gamma**i * r_i over a window of k <= n steps of the stream, that stops at an end (terminated
+    or truncated) or at the newest transition of a stream that is still open. `next_obs`, `terminated` and `truncated`
+    are those of the window's last step; obs, action and extras those of its first. `discount` is gamma**k, or 0 after
+    termination, so that target = reward + discount * V(next_obs) holds for every window, cut short or not.
+
+    Computed when sampling: rows hold single steps, `n` and `gamma` may change at any time, on a full buffer too.
+    Raises ValueError where n < 1 or gamma is not in [0, 1].
+    """
+
+    def __init__(self, n: int, gamma: float) -> None:
+        self.n = n
+        self.gamma = discount_factor("NStep", gamma)
+        self._gather: Gather | None = None
+
+    @property
+    def n(self) -> int:
+        """The most steps of a window."""
+        return self._n
+
+    @n.setter
+    def n(self, n: int) -> None:
+        if not (isinstance(n, int | np.integer) and n >= 1):
+            raise ValueError(f"NStep: n must be an integer of at least 1, given {n!r}")
+        self._n = int(n)
+
+    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
+        gather = self._gather
+        if gather is None or gather.schema is not rows.schema:
+            gather = self._gather = Gather(rows)
+        path, lengths = rows.walk(ids, self._n - 1)
+        batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]))
+        batch.reward[...] = self._returns(rows, path, lengths)
+        np.multiply(~batch.terminated, self.gamma**lengths, out=batch.discount, casting="same_kind")
+        return batch
+
+    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
+
+    def _returns(self, rows: Rows, path: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
+        """The discounted sums of rewards (float64 [n, *shape of a reward]), added from the first step to the last."""
+        leaf = rows.schema.fields["reward"]
+        assert isinstance(leaf, Leaf)
+        rewards = np.empty((*path.shape, *leaf.shape), leaf.dtype)
+        plan = np.array([[FIRST, rows.offset_of(leaf), leaf.nbytes, 0]], np.int64)
+        ids = path.ravel()
+        rows.read(ids, ids, plan, rewards)
+        steps = np.arange(path.shape[1])
+        factors = np.where(steps < lengths[:, None], self.gamma**steps, 0.0)
+        total: NDArray[Any] = np.einsum("nk,nk...->n...", factors, rewards.astype(np.float64))
+        return total

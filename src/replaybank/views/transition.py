@@ -1,0 +1,39 @@
+"""One transition, as it was added."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.batch import Batch
+from replaybank.rows import Rows
+from replaybank.views.gather import Gather
+
+
+class Transition:
+    """An id means the transition it was given to; `discount` is gamma, 0 after termination.
+
+    Raises ValueError where gamma is not in [0, 1].
+    """
+
+    def __init__(self, gamma: float = 1.0) -> None:
+        self.gamma = discount_factor("Transition", gamma)
+        self._gather: Gather | None = None
+
+    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
+        gather = self._gather
+        if gather is None or gather.schema is not rows.schema:
+            gather = self._gather = Gather(rows)
+        batch = gather.read(rows, ids, ids)
+        np.multiply(~batch.terminated, np.float32(self.gamma), out=batch.discount)
+        return batch
+
+    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
+
+
+def discount_factor(view: str, gamma: float) -> float:
+    """`gamma` if it is in [0, 1], else ValueError."""
+    if not (isinstance(gamma, int | float | np.number) and 0 <= gamma <= 1):
+        raise ValueError(f"{view}: gamma must be in [0, 1], given {gamma!r}")
+    return float(gamma)
