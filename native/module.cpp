@@ -188,13 +188,18 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
 // ---- read and walk ----------------------------------------------------------------------------------------------
 
 // plan: one row a copy: source, offset in it, bytes an item, offset of the column in `out`.
-void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, nb::handle plan, nb::handle out) {
+// factors: float32, one a window or one for all: what a copy of source DISCOUNT gives where the window did not terminate.
+void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, nb::handle plan, nb::handle factors,
+             nb::handle out) {
     const Store store = as_store(store_arrays);
     const int64_t *first_ids = int64s(first), *last_ids = int64s(last), n = size_of(first);
     if (size_of(last) != n) throw nb::value_error("first and last differ in length");
     auto* plan_array = as_array(plan, NPY_INT64);
     const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
     const int64_t n_copies = PyArray_DIM(plan_array, 0);
+    const auto* scale = static_cast<const float*>(PyArray_DATA(as_array(factors, NPY_FLOAT32)));
+    const int64_t n_factors = size_of(factors);
+    if (n_factors != 1 && n_factors != n) throw nb::value_error("one factor a window, or one for all");
     char* base = bytes(out);
     const int64_t room = PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(out.ptr()));
     constexpr int64_t FEW = 32;
@@ -214,7 +219,7 @@ void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, n
     require_live(ring, first_ids, n);
     if (last_ids != first_ids) require_live(ring, last_ids, n);
     MaybeReleased released(n * store.row_nbytes);
-    read(store, first_ids, last_ids, n, copies, n_copies);
+    Reader(store, first_ids, last_ids, n, scale, n_factors).read(copies, n_copies);
 }
 
 void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool forward, nb::handle path,
@@ -297,6 +302,15 @@ void py_tree_find(const nb::tuple& tree_arrays, int64_t capacity, int64_t oldest
     for (int64_t j = 0; j < n; ++j) found[j] = ring.id(found[j]);
 }
 
+// ids = oldest + floor(uniforms * size): a uniform number in [0, 1) to one of `size` ids.
+void py_spread(nb::handle uniforms, int64_t oldest, int64_t size, nb::handle ids) {
+    const double* u = float64s(uniforms);
+    int64_t* out = int64s(ids);
+    const int64_t n = size_of(uniforms);
+    if (size_of(ids) != n) throw nb::value_error("one id a uniform number");
+    for (int64_t i = 0; i < n; ++i) out[i] = oldest + static_cast<int64_t>(u[i] * static_cast<double>(size));
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -340,6 +354,7 @@ NB_MODULE(_native, m) {
     m.def("tree_fill", &py_tree_fill);
     m.def("tree_build", &py_tree_build);
     m.def("tree_find", &py_tree_find);
+    m.def("spread", &py_spread);
     m.def("count_live", &py_count_live);
     m.def("magnitudes", &py_magnitudes);
 }

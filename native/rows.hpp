@@ -14,7 +14,7 @@
 namespace replaybank {
 
 constexpr uint32_t NO_TAIL = 0xffffffffu;
-constexpr int64_t BLOCK = 128;  // rows in flight: their lines fit in the first-level cache
+constexpr int64_t BLOCK = 64;  // rows in flight: their lines fit in the first-level cache
 
 // Where things are in memory. Filled from NumPy arrays that Python owns.
 struct Store {
@@ -121,6 +121,7 @@ enum class Source : int64_t {
     FIRST = 0,     // the row of the first id of the window
     LAST = 1,      // the row of the last id of the window
     NEXT_OBS = 2,  // the observation after the last id
+    DISCOUNT = 3,  // nowhere: the window's factor, or 0 where its last row is terminated
 };
 
 struct Copy {
@@ -154,47 +155,74 @@ inline void copy_items(const char* const* sources, const Copy& copy, int64_t beg
     }
 }
 
-// Gathers fields of windows [first, last] into columns. Ids must be live. Works in blocks: fetch the rows, find and
-// fetch the next observations, then copy field by field from the first-level cache.
-inline void read(const Store& s, const int64_t* first, const int64_t* last, int64_t n, const Copy* copies,
-                 int64_t n_copies) {
-    const Ring ring = s.ring();
-    const char* sources[3][BLOCK];
-    bool needs_next = false;
-    for (int64_t c = 0; c < n_copies; ++c) needs_next |= copies[c].source == Source::NEXT_OBS;
-    for (int64_t begin = 0; begin < n; begin += BLOCK) {
-        const int64_t count = std::min(BLOCK, n - begin);
-        for (int64_t i = 0; i < count; ++i) {
-            const char* row = s.row(ring.slot(first[begin + i]));
-            sources[0][i] = row;
-            prefetch(row);
-            prefetch(row + s.row_nbytes - 1);
-        }
-        if (last == first) {
-            std::memcpy(sources[1], sources[0], sizeof sources[0][0] * count);
-        } else {
-            for (int64_t i = 0; i < count; ++i) {
-                const char* row = s.row(ring.slot(last[begin + i]));
-                sources[1][i] = row;
-                prefetch(row);
-                prefetch(row + s.row_nbytes - 1);
+// Gathers fields of windows [first, last] into columns. Ids must be live. Works in blocks: find the next observations of
+// this block and fetch the rows of the block after it, then copy field by field from the first-level cache.
+class Reader {
+   public:
+    // factors: one a window, or one for all (n_factors 1).
+    Reader(const Store& store, const int64_t* first, const int64_t* last, int64_t n, const float* factors,
+           int64_t n_factors)
+        : store_(store), ring_(store.ring()), first_(first), last_(last), n_(n), factors_(factors),
+          factor_step_(n_factors == 1 ? 0 : 1) {}
+
+    void read(const Copy* copies, int64_t n_copies) {
+        bool needs_next = false;
+        for (int64_t c = 0; c < n_copies; ++c) needs_next |= copies[c].source == Source::NEXT_OBS;
+        fetch(0);
+        for (int64_t begin = 0, turn = 0; begin < n_; begin += BLOCK, turn ^= 1) {
+            const int64_t count = std::min(BLOCK, n_ - begin);
+            fetch(begin + BLOCK);
+            const char* const* sources[3] = {rows_[turn][0], rows_[turn][last_ == first_ ? 0 : 1], next_};
+            if (needs_next) find_next(begin, count, sources[1]);
+            for (int64_t c = 0; c < n_copies; ++c) {
+                if (copies[c].source == Source::DISCOUNT) {
+                    discount(copies[c], begin, count, sources[1]);
+                } else {
+                    copy_items(sources[static_cast<int64_t>(copies[c].source)], copies[c], begin, count);
+                }
             }
-        }
-        if (needs_next) {
-            for (int64_t i = 0; i < count; ++i) {
-                const char* row = sources[1][i];
-                const uint32_t distance = s.link(row, s.next_at);
-                const char* next = distance ? s.row(ring.slot(last[begin + i] + distance))
-                                            : s.tail(s.link(row, s.tail_at));
-                sources[2][i] = next;
-                prefetch(next);
-            }
-        }
-        for (int64_t c = 0; c < n_copies; ++c) {
-            copy_items(sources[static_cast<int64_t>(copies[c].source)], copies[c], begin, count);
         }
     }
-}
+
+   private:
+    void fetch(int64_t begin) {
+        const int64_t turn = begin / BLOCK % 2, end = std::min(begin + BLOCK, n_);
+        for (int64_t i = begin; i < end; ++i) rows_[turn][0][i - begin] = touch(first_[i]);
+        if (last_ == first_) return;
+        for (int64_t i = begin; i < end; ++i) rows_[turn][1][i - begin] = touch(last_[i]);
+    }
+
+    const char* touch(int64_t id) const {
+        const char* row = store_.row(ring_.slot(id));
+        prefetch(row);
+        prefetch(row + store_.row_nbytes - 1);
+        return row;
+    }
+
+    void find_next(int64_t begin, int64_t count, const char* const* rows) {
+        for (int64_t i = 0; i < count; ++i) {
+            const uint32_t distance = store_.link(rows[i], store_.next_at);
+            next_[i] = distance ? store_.row(ring_.slot(last_[begin + i] + distance))
+                                : store_.tail(store_.link(rows[i], store_.tail_at));
+            prefetch(next_[i]);
+        }
+    }
+
+    void discount(const Copy& copy, int64_t begin, int64_t count, const char* const* rows) const {
+        auto* to = reinterpret_cast<float*>(copy.to) + begin;
+        for (int64_t i = 0; i < count; ++i) {
+            to[i] = rows[i][store_.terminated_at] ? 0.0f : factors_[(begin + i) * factor_step_];
+        }
+    }
+
+    const Store& store_;
+    const Ring ring_;
+    const int64_t *first_, *last_, n_;
+    const float* factors_;
+    const int64_t factor_step_;
+    const char* rows_[2][2][BLOCK];  // two blocks in turn, the first and the last rows of their windows
+    const char* next_[BLOCK];
+};
 
 // Walks `steps` rows along the streams of `n` ids, forward or back: path[i][0] is the id itself, path[i][k] the row k
 // steps on. Where a segment ends (or the row before has left) the last id is repeated. lengths[i] counts distinct ids.

@@ -51,21 +51,33 @@ struct Tree {
     double root() const { return *level(depth - 1); }
 };
 
+// Recomputes all nodes of level `from` and above.
+template <class Combine>
+void tree_build(const Tree& tree, int64_t from = 1) {
+    for (int64_t l = from; l < tree.depth; ++l) {
+        const double* below = tree.level(l - 1);
+        double* here = tree.level(l);
+        const int64_t families = tree.width(l - 1) / FAMILY;
+        for (int64_t node = 0; node < families; ++node) here[node] = Combine::of(below + node * FAMILY);
+    }
+}
+
 // Recomputes what stands above the `n` touched places of level 0, level by level. `touched` is consumed.
-// A node that does not change ends its path; that also drops the second of two touched siblings.
+// A node that does not change ends its path; that also drops the second of two touched siblings. Once half of a level
+// is touched, going through all of it in order is quicker than picking.
 template <class Combine>
 void tree_rise(const Tree& tree, int64_t* touched, int64_t n) {
-    for (int64_t l = 1; l < tree.depth; ++l) {
+    for (int64_t l = 1; l < tree.depth && n > 0; ++l) {
+        if (2 * n >= tree.width(l)) return tree_build<Combine>(tree, l);
         const double* below = tree.level(l - 1);
         double* here = tree.level(l);
         int64_t kept = 0;
         for (int64_t j = 0; j < n; ++j) {
             const int64_t node = touched[j] / FAMILY;
             const double value = Combine::of(below + node * FAMILY);
-            if (value != here[node]) {
-                here[node] = value;
-                touched[kept++] = node;
-            }
+            touched[kept] = node;
+            kept += value != here[node];
+            here[node] = value;
         }
         n = kept;
     }
@@ -103,17 +115,6 @@ void tree_fill(const Tree& tree, int64_t begin, int64_t end, double value) {
         const double* below = tree.level(l - 1);
         double* here = tree.level(l);
         for (int64_t node = begin; node < end; ++node) here[node] = Combine::of(below + node * FAMILY);
-    }
-}
-
-// Recomputes all inner nodes from the leaves.
-template <class Combine>
-void tree_build(const Tree& tree) {
-    for (int64_t l = 1; l < tree.depth; ++l) {
-        const double* below = tree.level(l - 1);
-        double* here = tree.level(l);
-        const int64_t families = tree.width(l - 1) / FAMILY;
-        for (int64_t node = 0; node < families; ++node) here[node] = Combine::of(below + node * FAMILY);
     }
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -41,51 +40,42 @@ class Batch:
     their own: they stay as they are whatever happens to the buffer, and move to a device in one transfer.
     """
 
-    __slots__ = ("_block", "_fields", "_places")
+    __slots__ = ("_get", "_places", "block")
 
-    _block: NDArray[Any]
-    _places: dict[str, Places]
-    _fields: dict[str, Any]
-
-    def __init__(self, block: NDArray[Any], places: dict[str, Places], flat: bool) -> None:
-        self._block = block
+    def __init__(self, block: NDArray[Any], places: Mapping[str, Places], get: Callable[[str], Any] | None = None) -> None:
+        self.block = block  # all columns: a structured array of shape (), each field [n, ...]
         self._places = places
-        if flat:
-            self._fields = {name: block[name] for name in places}
-        else:
-            self._fields = {name: pick(place, block.__getitem__) for name, place in places.items()}
+        self._get = block.__getitem__ if get is None else get
 
     def __getattr__(self, name: str) -> Any:
-        if name == "done":
-            name = "terminated"
         try:
-            return self._fields[name]
-        except KeyError:
-            raise AttributeError(f"no field {name!r} in this batch: it has {', '.join(self._fields)}") from None
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            return self._fields["terminated" if name == "done" else name]
-        except KeyError:
-            raise KeyError(f"no field {name!r} in this batch: it has {', '.join(self._fields)}") from None
+        place = self._places.get("terminated" if name == "done" else name)
+        if place is None:
+            raise KeyError(f"no field {name!r} in this batch: it has {', '.join(self._places)}")
+        return self._get(place) if isinstance(place, str) else pick(place, self._get)
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self[name] for name in TUPLE_ORDER])
 
     def __len__(self) -> int:
         """How many transitions."""
-        return len(self._fields["indices"])
+        return len(self["indices"])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._fields or name == "done"
+        return name in self._places or name == "done"
 
     def keys(self) -> Iterator[str]:
         """The names of the fields; with this, `dict(batch)` works."""
-        return iter(self._fields)
+        return iter(self._places)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and fields."""
-        return iter(self._fields.items())
+        return ((name, self[name]) for name in self._places)
 
     def to_torch(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """The same batch with PyTorch tensors, moved to `device` in one transfer (CUDA: pinned and non-blocking).
@@ -95,16 +85,8 @@ class Batch:
         """
         from replaybank.torch import tensors_of
 
-        moved = object.__new__(Batch)
-        moved._block, moved._places = self._block, self._places
-        tensors = tensors_of(self._block, device, dtype)
-        moved._fields = {name: pick(place, tensors.__getitem__) for name, place in self._places.items()}
-        return moved
+        return Batch(self.block, self._places, tensors_of(self.block, device, dtype).__getitem__)
 
     def __repr__(self) -> str:
-        return f"Batch({len(self)} transitions: {', '.join(self._fields)})"
+        return f"Batch({len(self)} transitions: {', '.join(self._places)})"
 
-
-def nest(names: Mapping[str, Any]) -> dict[str, Places]:
-    """The identity for flat fields: each name is its own place."""
-    return {name: name for name in names}

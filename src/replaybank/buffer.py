@@ -152,9 +152,10 @@ class ReplayBuffer:
                 raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
             ids, probabilities = self._draw(rows, n)
             batch = self.view.read(rows, ids)
-            batch.indices[...] = ids
-            batch.probabilities[...] = probabilities
-            batch.weights[...] = self.sampler.weights(probabilities)
+            block = batch.block
+            block["indices"] = ids
+            block["probabilities"] = probabilities
+            block["weights"] = self.sampler.weights(probabilities)
             self._sampled += n
             return batch
 

@@ -16,7 +16,7 @@ NO_TAIL = 2**32 - 1
 LINKS = ("link_next", "link_previous", "link_tail")
 # Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
 PLACE_ROW, PLACE_NEXT_OBS = 0, 1
-FIRST, LAST, NEXT_OBS = 0, 1, 2
+FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
 
 
 class Rows:
@@ -90,12 +90,20 @@ class Rows:
         """
         return kernels.append(self._store, self._plan, values, lead, stream)
 
-    def read(self, first: NDArray[np.int64], last: NDArray[np.int64], plan: NDArray[np.int64], out: NDArray[Any]) -> None:
+    def read(
+        self,
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+        plan: NDArray[np.int64],
+        factors: NDArray[np.float32],
+        out: NDArray[Any],
+    ) -> None:
         """Copies fields of the windows from `first` to `last` (ids [n]) into `out`, as `plan` says.
 
-        A plan has a row for each copy: source (FIRST, LAST or NEXT_OBS), offset in it, bytes of one item, offset in out.
+        A plan has a row for each copy: source (FIRST, LAST, NEXT_OBS or DISCOUNT), offset in it, bytes of one item,
+        offset in out. DISCOUNT writes the window's factor (`factors`: [n], or [1] for all), 0 where `last` terminated.
         """
-        kernels.read(self._store, first, last, plan, out)
+        kernels.read(self._store, first, last, plan, factors, out)
 
     def walk(
         self, ids: NDArray[np.int64], steps: int, forward: bool = True

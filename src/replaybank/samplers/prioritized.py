@@ -122,7 +122,7 @@ class Prioritized:
             ratio = least / probabilities
         else:
             ratio = 1.0 / (len(self.window) * probabilities)
-        return _power(ratio, beta).astype(np.float32)
+        return np.power(ratio.astype(np.float32), np.float32(beta))
 
     def priorities(self, td_error: Floats) -> Floats:
         found = np.empty(len(td_error))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank import kernels
 from replaybank.samplers.base import Floats, Ids, Window, attached_once
 
 
@@ -41,13 +42,15 @@ class Uniform:
         window = self.window
         size = len(window)
         if self.replace:
-            ids = (rng.random(n) * size).astype(np.int64)
+            ids = np.empty(n, np.int64)
+            kernels.spread(rng.random(n), window.oldest, size, ids)
         elif n <= size:
-            ids = rng.choice(size, n, replace=False)
+            ids = rng.choice(size, n, replace=False) + window.oldest
         else:
             raise ValueError(f"sample: expected at most {size} transitions without replacement, asked for {n}")
-        ids += window.oldest
-        return ids, np.full(n, 1.0 / size)
+        probabilities = np.empty(n)
+        probabilities.fill(1.0 / size)
+        return ids, probabilities
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         return np.ones(len(probabilities), np.float32)

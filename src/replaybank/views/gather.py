@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.batch import Batch, Places
-from replaybank.rows import FIRST, LAST, NEXT_OBS, Rows
+from replaybank.rows import DISCOUNT, FIRST, LAST, NEXT_OBS, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
 
 # What the view and the sampler add to every batch.
@@ -33,21 +33,26 @@ class Gather:
         self.schema: Schema = rows.schema
         nodes = self.schema.fields | BOOKKEEPING
         self._places: dict[str, Places] = {name: _places(name, node) for name, node in nodes.items()}
-        self._flat = self.schema.flat
         self._leaves = [leaf for node in nodes.values() for leaf in leaves_of(node)]
         self._copies = [
             (SOURCES.get(leaf.path[0], FIRST), rows.offset_of(leaf), leaf.nbytes, at)
             for at, leaf in enumerate(self._leaves)
             if leaf.path[0] not in BOOKKEEPING
         ]
+        self._copies += [(DISCOUNT, 0, leaf.nbytes, at) for at, leaf in enumerate(self._leaves) if leaf.name == "discount"]
         self._sizes: dict[int, tuple[np.dtype[Any], NDArray[np.int64]]] = {}
 
-    def read(self, rows: Rows, first: NDArray[np.int64], last: NDArray[np.int64]) -> Batch:
-        """The batch of the windows from `first` to `last` (ids [n]); the bookkeeping is not filled in yet."""
+    def read(
+        self, rows: Rows, first: NDArray[np.int64], last: NDArray[np.int64], factors: NDArray[np.float32]
+    ) -> Batch:
+        """The batch of the windows from `first` to `last` (ids [n]); what the sampler says is not filled in yet.
+
+        `factors` ([n], or [1] for all windows) are the discounts of windows that do not terminate.
+        """
         dtype, plan = self._layout(len(first))
-        block = np.empty((), dtype)
-        rows.read(first, last, plan, block)
-        return Batch(block, self._places, self._flat)
+        block = np.ndarray((), dtype, buffer=np.empty(dtype.itemsize, np.uint8))  # half the time of np.empty((), dtype)
+        rows.read(first, last, plan, factors, block)
+        return Batch(block, self._places)
 
     def _layout(self, n: int) -> tuple[np.dtype[Any], NDArray[np.int64]]:
         """The block for n items, and the plan of copies into it: columns, each at the start of a cache line."""

@@ -47,9 +47,9 @@ class NStep:
         if gather is None or gather.schema is not rows.schema:
             gather = self._gather = Gather(rows)
         path, lengths = rows.walk(ids, self._n - 1)
-        batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]))
-        batch.reward[...] = self._returns(rows, path, lengths)
-        np.multiply(~batch.terminated, self.gamma**lengths, out=batch.discount, casting="same_kind")
+        factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
+        batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]), factors)
+        batch.block["reward"] = self._returns(rows, path, lengths)
         return batch
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
@@ -62,7 +62,7 @@ class NStep:
         rewards = np.empty((*path.shape, *leaf.shape), leaf.dtype)
         plan = np.array([[FIRST, rows.offset_of(leaf), leaf.nbytes, 0]], np.int64)
         ids = path.ravel()
-        rows.read(ids, ids, plan, rewards)
+        rows.read(ids, ids, plan, np.ones(1, np.float32), rewards)
         steps = np.arange(path.shape[1])
         factors = np.where(steps < lengths[:, None], self.gamma**steps, 0.0)
         total: NDArray[Any] = np.einsum("nk,nk...->n...", factors, rewards.astype(np.float64))

@@ -24,9 +24,7 @@ class Transition:
         gather = self._gather
         if gather is None or gather.schema is not rows.schema:
             gather = self._gather = Gather(rows)
-        batch = gather.read(rows, ids, ids)
-        np.multiply(~batch.terminated, np.float32(self.gamma), out=batch.discount)
-        return batch
+        return gather.read(rows, ids, ids, np.array([self.gamma], np.float32))
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
