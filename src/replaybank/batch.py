@@ -42,7 +42,9 @@ class Batch:
 
     __slots__ = ("_get", "_places", "block")
 
-    def __init__(self, block: NDArray[Any], places: Mapping[str, Places], get: Callable[[str], Any] | None = None) -> None:
+    def __init__(
+        self, block: NDArray[Any], places: Mapping[str, Places], get: Callable[[str], Any] | None = None
+    ) -> None:
         self.block = block  # all columns: a structured array of shape (), each field [n, ...]
         self._places = places
         self._get = block.__getitem__ if get is None else get
@@ -89,4 +91,3 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} transitions: {', '.join(self._places)})"
-

@@ -63,7 +63,7 @@ class ReplayBuffer:
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
-        self._sampled = self._updated = self._stale = 0
+        self._sampled = self._updated = self._stale = self._cleared = 0
         if schema is not None:
             self._allocate(schema if isinstance(schema, Schema) else Schema.of(schema))
         self.sampler.attach(self._capacity)
@@ -120,16 +120,19 @@ class ReplayBuffer:
             return self._append(values, shape[0], int(stream))
 
     def _append(self, values: dict[str, Any], lead: int, stream: int) -> int:
-        """Converts, checks, appends, tells the sampler."""
+        """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted."""
         rows = self._rows
         if lead == 0:
-            return rows.added if rows else 0
-        schema = rows.schema if rows else Schema.inferred(values, lead)
-        arrays = schema.arrays(values, lead)
-        if rows is None:
-            rows = self._allocate(schema)
-        first = rows.append(arrays, lead, stream)
-        assert first >= 0, "converted arrays are what the kernel takes"
+            return 0 if rows is None else rows.added
+        schema = Schema.inferred(values, lead) if rows is None else rows.schema
+        leaves = schema.values(values)
+        first = -1 if rows is None else rows.append(tuple(leaves), lead, stream)
+        if first < 0:
+            arrays = schema.arrays(leaves, lead)
+            if rows is None:
+                rows = self._allocate(schema)
+            first = rows.append(arrays, lead, stream)
+            assert first >= 0, "converted arrays are what the kernel takes"
         self.sampler.added(first, max(lead, 1))
         return first
 
@@ -177,8 +180,8 @@ class ReplayBuffer:
         """Sets the priorities of `indices` (ids, [n]) to |td_error| ([n]) + epsilon.
 
         Ids that have been overwritten since are skipped and counted. Where the sampler knows no priorities, nothing is
-        set. Raises ValueError or TypeError, and changes nothing, where ids were never given out, lengths differ, or a TD
-        error is not finite.
+        set. Raises ValueError or TypeError, and changes nothing, where ids were never given out, lengths differ, or a
+        TD error is not finite.
         """
         ids = _ids(indices)
         errors = np.ascontiguousarray(as_numeric("td_error", td_error), np.float64)
@@ -186,7 +189,7 @@ class ReplayBuffer:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
         with self._lock:
             rows = self._rows
-            oldest, added = (rows.oldest, rows.added) if rows else (0, 0)
+            oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
             live = kernels.count_live(ids, oldest, added)
             if live < 0:
                 wrong = ids[-1 - live]
@@ -201,7 +204,7 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """How many transitions it holds."""
-        return len(self._rows) if self._rows else 0
+        return len(self._rows) if self._rows is not None else 0
 
     @property
     def capacity(self) -> int:
@@ -216,12 +219,12 @@ class ReplayBuffer:
     @property
     def schema(self) -> Schema | None:
         """What a transition is made of; None before the first `add` where it was not given."""
-        return self._rows.schema if self._rows else None
+        return self._rows.schema if self._rows is not None else None
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that hold transitions and what the sampler knows of them."""
-        return (self._rows.nbytes if self._rows else 0) + self.sampler.nbytes
+        return (self._rows.nbytes if self._rows is not None else 0) + self.sampler.nbytes
 
     @property
     def seed(self) -> Any:
@@ -240,7 +243,7 @@ class ReplayBuffer:
         and of transitions that continue nothing.
         """
         rows = self._rows
-        added = rows.added if rows else 0
+        added = rows.added if rows is not None else 0
         return {
             "size": len(self),
             "capacity": self._capacity,
@@ -251,11 +254,9 @@ class ReplayBuffer:
             "sampled": self._sampled,
             "updated": self._updated,
             "stale": self._stale,
-            "tails": rows.tails_in_use if rows else 0,
+            "tails": rows.tails_in_use if rows is not None else 0,
             "nbytes": self.nbytes,
         }
-
-    _cleared = 0
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams. Ids go on, so old indices stay recognisable as stale."""

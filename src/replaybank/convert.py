@@ -1,4 +1,4 @@
-"""From what a caller hands over to an array of a field's dtype and shape, losing nothing, or an error that says what."""
+"""From what a caller hands over to an array of a field's dtype and shape, losing nothing; or a clear error."""
 
 from __future__ import annotations
 

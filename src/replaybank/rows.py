@@ -86,7 +86,7 @@ class Rows:
         """Appends one transition a stream (`stream` -1) or `lead` transitions of one stream; gives the first one's id.
 
         `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
-        -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` makes it so.
+        -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` mends it.
         """
         return kernels.append(self._store, self._plan, values, lead, stream)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -128,7 +128,7 @@ class Schema:
         return cls(fields)
 
     def with_fields(self, **extras: Any) -> Schema:
-        """This schema and further fields, as in `Schema.of`."""
+        """A schema with further fields, given as in `Schema.of`."""
         return Schema(self.fields | {name: _parse((name,), spec) for name, spec in extras.items()})
 
     @cached_property
@@ -143,7 +143,10 @@ class Schema:
         return self.dtype["obs"]
 
     def values(self, values: Mapping[str, Any]) -> list[Any]:
-        """The leaf values of nested `values`, in the order of `leaves`; raises where a field is missing or unknown."""
+        """The leaf values of nested `values`, in the order of `leaves`, as they come.
+
+        Raises ValueError or TypeError where a field is missing, unknown, or not nested as it should be.
+        """
         unknown = [name for name in values if name not in self.fields]
         if unknown:
             raise ValueError(f"unknown field {unknown[0]!r}: this buffer holds {', '.join(self.fields)}")
@@ -154,11 +157,15 @@ class Schema:
             _flatten(name, node, values[name], found)
         return found
 
-    def arrays(self, values: Mapping[str, Any], lead: int) -> tuple[NDArray[Any], ...]:
-        """The leaf values as arrays of exactly the dtype and shape of each leaf; raises where that would lose anything."""
+    def arrays(self, values: Sequence[Any], lead: int) -> tuple[NDArray[Any], ...]:
+        """Leaf values (as `values` gives them) as arrays of exactly each leaf's dtype and shape.
+
+        `lead` is the length of the leading axis, -1 where there is none. Raises where that would lose anything, and
+        where the reward is not finite.
+        """
         found = tuple(
             as_field(leaf.name, value, leaf.dtype, leaf.shape, lead)
-            for leaf, value in zip(self.leaves, self.values(values), strict=True)
+            for leaf, value in zip(self.leaves, values, strict=True)
         )
         for leaf, array in zip(self.leaves, found, strict=True):
             if leaf.path == ("reward",):
@@ -176,7 +183,7 @@ class Schema:
 
 
 def schema_of(env_or_spaces: Any, **extras: Any) -> Schema:
-    """The schema of a Gymnasium environment, vector environment (its *single* spaces), or pair (obs space, action space).
+    """The schema of a Gymnasium environment, a vector environment (its *single* spaces), or a pair (obs, action space).
 
     Box (float64 → float32), Discrete (int64; values as the environment gives them, from `start` on), MultiDiscrete,
     MultiBinary, Dict and Tuple, nested. Raises TypeError for a space without a fixed shape (Text, Graph, Sequence,
@@ -204,7 +211,7 @@ def _of_space(path: tuple[str, ...], space: Any) -> Node:
     if isinstance(space, spaces.Tuple):
         return tuple(_of_space((*path, str(i)), child) for i, child in enumerate(space.spaces))
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return Leaf(path, _compact(np.dtype(space.dtype)), tuple(space.shape))
+        return Leaf(path, _compact(np.dtype(space.dtype)), tuple(space.shape or ()))
     place = Leaf(path, np.dtype(bool), ()).name
     raise TypeError(
         f"schema_of: {place} is {space!r}; expected Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple: "

@@ -18,12 +18,15 @@ LARGEST_MASS = 1e290
 
 
 class Prioritized:
-    """Proportional prioritization (Schaul et al. 2016, eq. 1): P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon.
+    """Proportional prioritization (Schaul et al. 2016, eq. 1): P(i) = p_i^alpha / sum_k p_k^alpha.
+
+    The priority p is |TD error| + epsilon.
 
     Draws are stratified: a batch of n takes one transition from each of n equal ranges of the total. New transitions
     get the largest priority now in the buffer (1.0 where it holds none above 0), so each is likely to be seen soon; not
     the largest ever, which one outlier would fix for good. The raw priority is kept and alpha applied on top, so
-    `alpha` may be set at any time, exactly. With alpha 0 draws are uniform; with alpha > 0 a priority of 0 is never drawn.
+    `alpha` may be set at any time, exactly. With alpha 0 draws are uniform; with alpha > 0 a priority of 0 is never
+    drawn.
 
     Importance weights (eq. 2): w = (N * P)^-beta. `weight_norm="batch"` divides by the largest weight in the batch,
     "buffer" by the largest that any transition in the buffer would have, None leaves them. `beta` is a number or a
@@ -122,7 +125,8 @@ class Prioritized:
             ratio = least / probabilities
         else:
             ratio = 1.0 / (len(self.window) * probabilities)
-        return np.power(ratio.astype(np.float32), np.float32(beta))
+        weights: NDArray[np.float32] = np.power(ratio.astype(np.float32), np.float32(beta))
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         found = np.empty(len(td_error))
@@ -183,7 +187,7 @@ class Prioritized:
 
 
 def _power(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """values ** exponent; the common exponents without a call to pow."""
+    """Elementwise values ** exponent; the common exponents without a call to pow."""
     if exponent == 1.0:
         return values.copy()
     if exponent == 0.0:

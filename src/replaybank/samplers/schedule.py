@@ -10,7 +10,7 @@ Schedule = Callable[[int], float]
 
 
 @dataclass(frozen=True)
-class linear:  # noqa: N801  a value that reads like a function: linear(0.4, 1.0, 10_000)
+class linear:
     """From `start` to `end` in a straight line over `steps` calls of `sample`, and `end` from then on.
 
     The first call sees `start`, call number steps + 1 sees `end`. Schaul et al. 2016 anneal beta so, from 0.4 or 0.5 to

@@ -53,7 +53,7 @@ class Tree:
         return self.nodes.nbytes
 
     def update(self, ids: NDArray[np.int64], values: NDArray[np.float64], oldest: int, added: int) -> int:
-        """Sets the leaves of the ids in [oldest, added), skips the others, and gives how many were set. Last one wins."""
+        """Sets the leaves of the ids in [oldest, added), the last of a repeated id; gives how many were set."""
         return kernels.tree_update(self._tree, self.combine, self.capacity, oldest, added, ids, values)
 
     def fill(self, first_id: int, n: int, value: float) -> None:
@@ -73,8 +73,8 @@ class Tree:
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Stratified draws from a sum tree: ids [n] and their leaves' values [n].
 
-        Draw j falls into the j-th of n equal ranges of the total, at `uniforms[j]` in [0, 1) of its width (Schaul et al.
-        2016, App. B.2.1). A leaf of 0 is never found. `uniforms` is used up. The total must be above 0.
+        Draw j falls into the j-th of n equal ranges of the total, at `uniforms[j]` in [0, 1) of its width (Schaul et
+        al. 2016, App. B.2.1). A leaf of 0 is never found. `uniforms` is used up. The total must be above 0.
         """
         n = len(uniforms)
         ids = np.empty(n, np.int64)

@@ -18,7 +18,7 @@ class View(Protocol):
     """
 
     def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
-        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer fills in what the sampler says."""
+        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer adds what the sampler says."""
         ...
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:

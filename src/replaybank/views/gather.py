@@ -39,7 +39,9 @@ class Gather:
             for at, leaf in enumerate(self._leaves)
             if leaf.path[0] not in BOOKKEEPING
         ]
-        self._copies += [(DISCOUNT, 0, leaf.nbytes, at) for at, leaf in enumerate(self._leaves) if leaf.name == "discount"]
+        self._copies += [
+            (DISCOUNT, 0, leaf.nbytes, at) for at, leaf in enumerate(self._leaves) if leaf.name == "discount"
+        ]
         self._sizes: dict[int, tuple[np.dtype[Any], NDArray[np.int64]]] = {}
 
     def read(

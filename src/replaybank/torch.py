@@ -1,0 +1,209 @@
+"""PyTorch: tensors for a batch, and the textbook interface.
+
+The two classes here look like the replay buffers of tutorials (a deque of tuples; a list with an array of priorities),
+so that code written against one runs with only its import changed:
+
+    from replaybank.torch import ReplayBuffer, PrioritizedReplayBuffer
+
+Both give CPU tensors. New code gains more from `replaybank.ReplayBuffer`, which knows truncation, streams and n-step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from replaybank import buffer as bank
+from replaybank.batch import Batch
+from replaybank.convert import as_numeric
+from replaybank.samplers.prioritized import Prioritized
+from replaybank.samplers.uniform import Uniform
+
+FiveTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+SevenTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def tensors_of(
+    block: NDArray[Any], device: torch.device | str | None, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """The fields of a structured array of shape () as tensors that share one block of memory on `device`.
+
+    The block moves in one transfer; to CUDA from pinned memory and without waiting. `dtype` converts floating-point
+    fields, each into memory of its own.
+    """
+    whole = torch.from_numpy(block.reshape(1).view(np.uint8))
+    target = torch.device("cpu" if device is None else device)
+    if target.type == "cuda":
+        whole = whole.pin_memory().to(target, non_blocking=True)
+    elif target.type != "cpu":
+        whole = whole.to(target)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (field, offset, *_) in (block.dtype.fields or {}).items():
+        item = whole[offset : offset + field.itemsize].view(_torch_dtype(field.base)).view(field.shape)
+        tensors[name] = item.to(dtype) if dtype is not None and item.is_floating_point() else item
+    return tensors
+
+
+_TORCH_DTYPES: dict[np.dtype[Any], torch.dtype] = {}
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    if dtype not in _TORCH_DTYPES:
+        _TORCH_DTYPES[dtype] = torch.from_numpy(np.empty(0, dtype)).dtype
+    return _TORCH_DTYPES[dtype]
+
+
+class ReplayBuffer:
+    """The textbook replay buffer: `push`, `sample`, `len`, `capacity`; first in first out.
+
+    `sample` draws without repetition and refuses (ValueError) more than the buffer holds, as `random.sample` on a deque
+    does. `done` means terminated: where an episode was cut off by a time limit, push False. Shapes and dtypes are taken
+    from the first `push`; `seed` makes the draws repeatable.
+    """
+
+    def __init__(self, capacity: int, seed: Any = None) -> None:
+        self._buffer = bank.ReplayBuffer(capacity, sampler=Uniform(replace=False), seed=seed)
+
+    def push(self, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
+        """Adds one transition. `state` is anything NumPy makes numbers of; nothing of it is kept but its values."""
+        _push(self._buffer, state, action, reward, next_state, done)
+
+    def sample(self, batch_size: int) -> FiveTensors:
+        """(states, actions, rewards, next_states, dones): float32, int64, float32, float32, float32; [batch_size, ...].
+
+        Actions that were pushed as floats come back as float32. Raises ValueError for more than the buffer holds.
+        """
+        return _five(self._buffer.sample(batch_size))
+
+    @property
+    def capacity(self) -> int:
+        """The most transitions it holds."""
+        return self._buffer.capacity
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+
+class PrioritizedReplayBuffer:
+    """The textbook prioritized replay buffer: P(i) = p_i^alpha / sum_k p_k^alpha (Schaul et al. 2016, eq. 1).
+
+    `indices` name places, 0 … len - 1: a list that is overwritten in a circle once it is full. New transitions get the
+    largest priority in the buffer. `update_priorities` sets |TD error| + epsilon; `priorities[i] = x` sets x itself.
+    """
+
+    def __init__(self, capacity: int, alpha: float = 0.6, epsilon: float = 1e-6, seed: Any = None) -> None:
+        self._sampler = Prioritized(alpha=alpha, epsilon=epsilon)
+        self._buffer = bank.ReplayBuffer(capacity, sampler=self._sampler, seed=seed)
+
+    def push(self, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
+        """Adds one transition, with the largest priority in the buffer (1.0 where it is empty)."""
+        _push(self._buffer, state, action, reward, next_state, done)
+
+    def sample(self, batch_size: int) -> SevenTensors:
+        """As `ReplayBuffer.sample`, with repetition; then indices (int64) and probabilities (float32), [batch_size].
+
+        The importance weights are (len(buffer) * probabilities) ** -beta, divided by their maximum (eq. 2).
+        """
+        batch = self._buffer.sample(batch_size)
+        indices = torch.from_numpy(batch.indices % self.capacity)
+        return (*_five(batch), indices, torch.from_numpy(batch.probabilities.astype(np.float32)))
+
+    def update_priorities(self, indices: Any, td_errors: Any) -> None:
+        """Sets the priorities of places [n] to |td_errors| ([n]) + epsilon.
+
+        Raises ValueError or TypeError, and changes nothing, where a place does not exist or an error is not finite.
+        """
+        self._buffer.update_priorities(self._ids(indices), _detached(td_errors))
+
+    @property
+    def priorities(self) -> Priorities:
+        """The raw priorities by place: read and written like an array of len(buffer)."""
+        return Priorities(self)
+
+    @property
+    def alpha(self) -> float:
+        """How much priorities count; may be set at any time."""
+        return self._sampler.alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        self._sampler.alpha = alpha
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to the size of a TD error."""
+        return self._sampler.epsilon
+
+    @property
+    def capacity(self) -> int:
+        """The most transitions it holds."""
+        return self._buffer.capacity
+
+    def __len__(self) -> int:
+        return len(self._buffer)
+
+    def _ids(self, indices: Any) -> NDArray[np.int64]:
+        """The ids that now sit at places."""
+        places = as_numeric("indices", _detached(indices))
+        if places.dtype.kind not in "iu" and places.size:
+            raise TypeError(f"indices: expected integers, given {places.dtype}")
+        wrong = places[(places < 0) | (places >= len(self))]
+        if wrong.size:
+            raise ValueError(f"indices: expected 0 to {len(self) - 1}, given {wrong.flat[0]}")
+        added = self._buffer.stats()["added"]
+        oldest = added - len(self)
+        return np.asarray(oldest + (places - oldest) % self.capacity, np.int64)
+
+
+class Priorities:
+    """The priorities of a `PrioritizedReplayBuffer`, as a view: `priorities[i]`, `priorities[i] = x`, `len`, NumPy."""
+
+    def __init__(self, owner: PrioritizedReplayBuffer) -> None:
+        self._owner = owner
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        places = self._owner._ids(np.arange(len(self)))
+        return self._owner._sampler.priority_of(places).astype(dtype or np.float64)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[_detached(index)]
+
+    def __setitem__(self, index: Any, priority: Any) -> None:
+        """Sets raw priorities; raises ValueError where one is negative or not finite, IndexError for no such place."""
+        places = np.arange(len(self))[_detached(index)]
+        values = as_numeric("priority", _detached(priority)).astype(np.float64)
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"priority: expected finite numbers >= 0, given {priority}")
+        ids = self._owner._ids(np.atleast_1d(places)).ravel()
+        self._owner._sampler.update(ids, np.ascontiguousarray(np.broadcast_to(values, places.shape)).reshape(-1))
+
+    def __repr__(self) -> str:
+        return f"Priorities({np.asarray(self)})"
+
+
+def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
+    buffer.add(_state("state", state), _detached(action), _detached(reward), _state("next_state", next_state),
+               _detached(done), False)  # fmt: skip
+
+
+def _state(name: str, value: Any) -> NDArray[Any]:
+    """States are stored as the float32 they come back as; uint8 images stay a quarter of that."""
+    array = as_numeric(name, _detached(value))
+    return array if array.dtype.kind == "f" or array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _five(batch: Batch) -> FiveTensors:
+    obs, action, reward, next_obs, done = batch.to_torch()
+    actions = action.float() if action.is_floating_point() else action.long()
+    return obs.float(), actions, reward, next_obs.float(), done.float()
+
+
+def _detached(value: Any) -> Any:
+    """Tensors, which textbook code hands over as they are, as arrays."""
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,200 @@
+"""Every kernel does what its NumPy twin does, bit for bit."""
+
+import numpy as np
+import pytest
+
+from replaybank import kernels, reference
+from replaybank.rows import Rows
+from replaybank.samplers.sum_tree import Tree
+from replaybank.schema import Schema
+from replaybank.views.gather import Gather
+
+NESTED = Schema.of(
+    {
+        "obs": {"camera": ("uint8", (3, 5)), "parts": ["float32", ("float64", (2,))]},
+        "action": ("float32", (3,)),
+        "reward": "float64",
+        "note": "int16",
+    }
+)
+FLAT = Schema.of({"obs": ("float32", (4,)), "action": "int64"})
+
+
+def steps(rng, schema, n, states, ends):
+    """`n` transitions of a walk over few states, so that some continue others by chance, as arrays by leaf."""
+    values = []
+    here = rng.integers(0, states, n + 1)
+    follow = rng.random(n) < 0.8
+    after = np.where(follow, here[1:], rng.integers(0, states, n))
+    for leaf in schema.leaves:
+        if leaf.path[0] in ("obs", "next_obs"):
+            which = here[:-1] if leaf.path[0] == "obs" else after
+            array = np.zeros((n, *leaf.shape), leaf.dtype) + which.reshape(n, *[1] * len(leaf.shape))
+        elif leaf.path[0] in ("terminated", "truncated"):
+            array = rng.random(n) < ends
+        else:
+            array = rng.normal(size=(n, *leaf.shape)) * 100
+        values.append(np.ascontiguousarray(array.astype(leaf.dtype)))
+    return tuple(values)
+
+
+def same(a, b):
+    """Stores agree in everything that is not garbage: rows ever written, tails ever used, and the bookkeeping."""
+    for x, y in zip(a[3:], b[3:], strict=True):
+        np.testing.assert_array_equal(x, y)
+    rows = min(int(a[4][0]), len(a[0]))
+    assert a[0][:rows].tobytes() == b[0][:rows].tobytes()
+    assert a[1][: a[4][2]].tobytes() == b[1][: b[4][2]].tobytes()
+    np.testing.assert_array_equal(a[2][: a[4][3]], b[2][: b[4][3]])
+
+
+@pytest.mark.parametrize("schema", [FLAT, NESTED], ids=["flat", "nested"])
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (3, 5), (7, 1), (40, 3), (64, 4)])
+def test_append_read_and_walk(schema, capacity, streams):
+    rng = np.random.default_rng(capacity * 10 + streams)
+    rows, twin_rows = Rows(schema, capacity, streams), Rows(schema, capacity, streams)
+    twin = twin_rows._store
+    for array in (*rows._store[:3], *twin[:3]):
+        array.view(np.uint8)[:] = 0  # so that padding and unused places can be compared
+    gather = Gather(rows)
+    for turn in range(60):
+        if turn % 3:
+            lead, stream = streams, -1
+        else:
+            lead, stream = int(rng.integers(1, 9)), int(rng.integers(streams))
+        values = steps(rng, schema, lead, states=3, ends=0.15)
+        assert rows.append(values, lead, stream) == reference.append(twin, rows._plan, values, lead, stream)
+        same(rows._store, twin)
+        rows.check_valid()
+        for n in (1, 5, 200):
+            ids = rng.integers(rows.oldest, rows.added, n)
+            length = int(rng.integers(0, 6))
+            for forward in (True, False):
+                path, lengths = rows.walk(ids, length, forward)
+                path_twin, lengths_twin = np.empty_like(path), np.empty_like(lengths)
+                reference.walk(twin, ids, length, forward, path_twin, lengths_twin)
+                np.testing.assert_array_equal(path, path_twin)
+                np.testing.assert_array_equal(lengths, lengths_twin)
+            last = np.ascontiguousarray(rows.walk(ids, length)[0][:, -1])
+            dtype, plan = gather._layout(n)
+            found, expected = np.zeros((), dtype), np.zeros((), dtype)
+            factors = rng.random(n, dtype=np.float32)
+            rows.read(ids, last, plan, factors, found)
+            reference.read(twin, ids, last, plan, factors, expected)
+            assert found.tobytes() == expected.tobytes()
+
+
+def test_append_takes_scalars_as_it_takes_arrays():
+    a, b = Rows(FLAT, 5, 1), Rows(FLAT, 5, 1)
+    obs = np.arange(4, dtype=np.float32)
+    for kind in (float, np.float32, np.float64, lambda x: np.array(x, np.float32), lambda x: np.array(x, np.float64)):
+        a.append((obs, np.int64(3), kind(0.1), obs, np.True_, False), -1)
+        b.append((obs, np.array(3), np.array(0.1, np.float32), obs, np.array(True), np.array(False)), -1)
+    same(a._store, b._store)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1e39, np.nan, np.inf, "1", None, 1 + 1j, np.array([1.0]), np.array(1), [1.0], np.float16(1)],
+    ids=repr,
+)
+def test_append_leaves_what_it_does_not_know_and_changes_nothing(value):
+    rows = Rows(FLAT, 5, 1)
+    obs = np.arange(4, dtype=np.float32)
+    assert rows.append((obs, 1, value, obs, False, False), -1) == -1
+    assert rows.added == 0
+    assert rows.tails_in_use == 0
+
+
+@pytest.mark.parametrize("obs", [np.zeros(5, np.float32), np.zeros((4, 2), np.float32)[:, 0], np.zeros(4, ">f4")], ids=["shape", "strided", "byte order"])  # fmt: skip
+def test_append_leaves_arrays_that_are_not_plain(obs):
+    rows = Rows(FLAT, 5, 1)
+    good = np.zeros(4, np.float32)
+    assert rows.append((obs, 1, 1.0, good, False, False), -1) == -1
+    assert rows.added == 0
+
+
+COMBINES = {"sum": kernels.SUM, "max": kernels.MAX, "min": kernels.MIN_POSITIVE}
+
+
+@pytest.mark.parametrize("combine", COMBINES.values(), ids=COMBINES)
+@pytest.mark.parametrize("capacity", [1, 2, 8, 9, 64, 65, 513, 5000])
+def test_trees(combine, capacity):
+    rng = np.random.default_rng(capacity)
+    tree = Tree(capacity, combine)
+    twin = (tree.nodes.copy(), tree._levels)
+    for _ in range(30):
+        added = int(rng.integers(1, 4 * capacity + 1))
+        oldest = max(0, added - capacity)
+        n = int(rng.integers(0, 2 * capacity + 10))
+        ids = rng.integers(max(0, oldest - 3), added + 2, n)
+        values = rng.choice([0.0, 1.0], n) * 10.0 ** rng.uniform(-6, 6, n)
+        assert tree.update(ids, values, oldest, added) == reference.tree_update(twin, combine, capacity, oldest, added, ids, values)  # fmt: skip
+        np.testing.assert_array_equal(tree.nodes, twin[0])
+        begin, end = sorted(rng.integers(0, capacity + 1, 2))
+        value = rng.random()
+        kernels.tree_fill(tree._tree, combine, begin, end, value)
+        reference.tree_fill(twin, combine, begin, end, value)
+        np.testing.assert_array_equal(tree.nodes, twin[0])
+        tree.check_valid()
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 8])
+@pytest.mark.parametrize("capacity", [1, 7, 8, 9, 100, 4097])
+def test_tree_find(lanes, capacity):
+    if lanes > kernels.LANES:
+        pytest.skip(f"this processor walks {kernels.LANES} at a time")
+    rng = np.random.default_rng(capacity)
+    for trial in range(40):
+        tree = Tree(capacity)
+        tree.leaves[:] = rng.choice([0.0, 1.0], capacity, p=[0.7, 0.3]) * 10.0 ** rng.uniform(-12, 12, capacity)
+        tree.leaves[rng.integers(capacity)] = 1.0
+        tree.build()
+        added = capacity + int(rng.integers(0, 3 * capacity))
+        n = int(rng.integers(1, 70))
+        uniforms = rng.random(n)
+        if trial % 4 == 0:
+            uniforms[:] = np.nextafter(1.0, 0.0)  # the far edge of every range
+        twin = uniforms.copy()
+        found = np.empty(n, np.int64), np.empty(n)
+        expected = np.empty(n, np.int64), np.empty(n)
+        kernels.tree_find(tree._tree, capacity, added - capacity, added, uniforms, *found, lanes)
+        reference.tree_find((tree.nodes, tree._levels), capacity, added - capacity, added, twin, *expected)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+        assert (found[1] > 0).all()
+        assert ((found[0] >= added - capacity) & (found[0] < added)).all()
+
+
+def test_tree_find_refuses_more_lanes_than_there_are():
+    with pytest.raises(ValueError, match="lanes"):
+        kernels.tree_find(Tree(8)._tree, 8, 0, 8, np.zeros(1), np.zeros(1, np.int64), np.zeros(1), 3)
+
+
+def test_spread_count_live_and_magnitudes():
+    rng = np.random.default_rng(0)
+    uniforms = np.append(rng.random(1000), [0.0, np.nextafter(1.0, 0.0)])
+    found, expected = np.empty(1002, np.int64), np.empty(1002, np.int64)
+    for size in (1, 3, 10**6, 2**31 - 1):
+        kernels.spread(uniforms, 17, size, found)
+        reference.spread(uniforms, 17, size, expected)
+        np.testing.assert_array_equal(found, expected)
+        assert found[-2:].tolist() == [17, 16 + size]
+    for ids in ([], [5, 6], [1, 9], [3, -1, 10], [10], [9, 4, 4]):
+        array = np.array(ids, np.int64)
+        assert kernels.count_live(array, 4, 10) == reference.count_live(array, 4, 10)
+    for values in ([], [1.0, -2.0], [0.0, np.nan, np.inf], [-np.inf]):
+        array = np.array(values)
+        a, b = np.empty(len(values)), np.empty(len(values))
+        assert kernels.magnitudes(array, 0.5, a) == reference.magnitudes(array, 0.5, b)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_kernels_refuse_ids_that_are_not_there():
+    rows = Rows(FLAT, 5, 1)
+    obs = np.zeros(4, np.float32)
+    for _ in range(7):
+        rows.append((obs, 1, 1.0, obs, False, False), -1)
+    for wrong in (-1, 1, 7, 2**40):
+        with pytest.raises(IndexError, match=rf"transition {wrong} is not in the buffer, which holds ids 2 to 6"):
+            rows.walk(np.array([wrong]), 1)
