@@ -4,6 +4,7 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -267,11 +268,18 @@ int64_t py_tree_update(const nb::tuple& tree_arrays, int combine, int64_t capaci
     });
 }
 
-void py_tree_fill(const nb::tuple& tree_arrays, int combine, int64_t begin, int64_t end, double value) {
+void py_tree_fill(const nb::tuple& tree_arrays, int combine, int64_t capacity, int64_t first_id, int64_t n,
+                  double value) {
     const Tree tree = as_tree(tree_arrays);
-    if (begin < 0 || begin > end || end > tree.width(0)) throw nb::value_error("no such slots");
-    MaybeReleased released((end - begin) * 8);
-    dispatch(combine, [&](auto kind) { tree_fill<decltype(kind)>(tree, begin, end, value); });
+    if (capacity < 1 || capacity > tree.width(0) || first_id < 0 || n < 0 || n > capacity) {
+        throw nb::value_error("at most one value a slot");
+    }
+    const int64_t begin = first_id % capacity, end = std::min(begin + n, capacity);
+    MaybeReleased released(n * 8);
+    dispatch(combine, [&](auto kind) {
+        tree_fill<decltype(kind)>(tree, begin, end, value);
+        if (begin + n > end) tree_fill<decltype(kind)>(tree, 0, begin + n - end, value);
+    });
 }
 
 void py_tree_build(const nb::tuple& tree_arrays, int combine) {

@@ -106,7 +106,11 @@ def test_append_leaves_what_it_does_not_know_and_changes_nothing(value):
     assert rows.tails_in_use == 0
 
 
-@pytest.mark.parametrize("obs", [np.zeros(5, np.float32), np.zeros((4, 2), np.float32)[:, 0], np.zeros(4, ">f4")], ids=["shape", "strided", "byte order"])  # fmt: skip
+@pytest.mark.parametrize(
+    "obs",
+    [np.zeros(5, np.float32), np.zeros((4, 2), np.float32)[:, 0], np.zeros(4, ">f4")],
+    ids=["shape", "strided", "byte order"],
+)
 def test_append_leaves_arrays_that_are_not_plain(obs):
     rows = Rows(FLAT, 5, 1)
     good = np.zeros(4, np.float32)
@@ -129,12 +133,13 @@ def test_trees(combine, capacity):
         n = int(rng.integers(0, 2 * capacity + 10))
         ids = rng.integers(max(0, oldest - 3), added + 2, n)
         values = rng.choice([0.0, 1.0], n) * 10.0 ** rng.uniform(-6, 6, n)
-        assert tree.update(ids, values, oldest, added) == reference.tree_update(twin, combine, capacity, oldest, added, ids, values)  # fmt: skip
+        assert tree.update(ids, values, oldest, added) == reference.tree_update(
+            twin, combine, capacity, oldest, added, ids, values
+        )
         np.testing.assert_array_equal(tree.nodes, twin[0])
-        begin, end = sorted(rng.integers(0, capacity + 1, 2))
-        value = rng.random()
-        kernels.tree_fill(tree._tree, combine, begin, end, value)
-        reference.tree_fill(twin, combine, begin, end, value)
+        first, n, value = int(rng.integers(4 * capacity)), int(rng.integers(0, capacity + 1)), rng.random()
+        kernels.tree_fill(tree._tree, combine, capacity, first, n, value)
+        reference.tree_fill(twin, combine, capacity, first, n, value)
         np.testing.assert_array_equal(tree.nodes, twin[0])
         tree.check_valid()
 

@@ -1,5 +1,7 @@
 """Schemas from first transitions, mappings and Gymnasium spaces; what cannot be stored is named with its place."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,12 +18,22 @@ def leaf(schema, *path):
 @pytest.mark.parametrize(
     ("given", "dtype"),
     [
-        (0.5, "float32"), (1, "int64"), (True, "bool"), (np.float64(1), "float32"), (np.float16(1), "float16"),
-        (np.int32(1), "int32"), (np.uint8(1), "uint8"), (np.bool_(1), "bool"), (np.ones(3), "float32"),
-        (np.ones(3, ">f4"), "float32"), ([1, 2], "int64"), ([1.0, 2], "float32"), (1j, "complex128"),
+        (0.5, "float32"),
+        (1, "int64"),
+        (True, "bool"),
+        (np.float64(1), "float32"),
+        (np.float16(1), "float16"),
+        (np.int32(1), "int32"),
+        (np.uint8(1), "uint8"),
+        (np.bool_(1), "bool"),
+        (np.ones(3), "float32"),
+        (np.ones(3, ">f4"), "float32"),
+        ([1, 2], "int64"),
+        ([1.0, 2], "float32"),
+        (1j, "complex128"),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_dtypes_of_the_first_transition(given, dtype):
     buffer = rb.ReplayBuffer(4)
     buffer.add([0.0], given, 0.0, [0.0], False, False)
@@ -29,7 +41,9 @@ def test_dtypes_of_the_first_transition(given, dtype):
     assert buffer.sample(1).action.dtype == dtype
 
 
-@pytest.mark.parametrize(("reward", "dtype"), [(1, "float32"), (True, "float32"), (np.float64(1), "float32"), (np.ones(2, int), "float32")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("reward", "dtype"), [(1, "float32"), (True, "float32"), (np.float64(1), "float32"), (np.ones(2, int), "float32")]
+)
 def test_the_reward_is_a_float_whatever_the_first_one_is(reward, dtype):
     buffer = rb.ReplayBuffer(4)
     buffer.add([0.0], 0, reward, [0.0], 0, 1.0)
@@ -87,7 +101,7 @@ def test_spaces(space, dtype, shape):
     buffer = rb.ReplayBuffer(5, schema=schema, seed=0)
     space.seed(0)
     samples = [space.sample() for _ in range(6)]
-    for here, after in zip(samples, samples[1:], strict=False):
+    for here, after in itertools.pairwise(samples):
         buffer.add(here, 1, 0.0, after, False, False)
     batch = buffer.sample(20)
     np.testing.assert_array_equal(batch.obs, np.array(samples, dtype)[batch.indices])
@@ -138,7 +152,7 @@ def test_nested_spaces_of_an_environment_and_of_its_vector():
         spaces.Graph(spaces.Box(0, 1, (2,)), None),
         spaces.Sequence(spaces.Discrete(2)),
         spaces.OneOf([spaces.Discrete(2), spaces.Discrete(3)]),
-    ],  # fmt: skip
+    ],
     ids=lambda space: type(space).__name__,
 )
 def test_spaces_without_a_fixed_shape_are_named_with_their_place(space):

@@ -43,13 +43,21 @@ def rows_of(tensors):
     return Counter(tuple(float(x) for column in columns for x in column[i]) for i in range(len(columns[0])))
 
 
-@pytest.mark.parametrize("state", [lambda x: x, lambda x: x.astype(np.float32), list, torch.tensor], ids=["f64", "f32", "list", "tensor"])  # fmt: skip
+@pytest.mark.parametrize(
+    "state", [lambda x: x, lambda x: x.astype(np.float32), list, torch.tensor], ids=["f64", "f32", "list", "tensor"]
+)
 @pytest.mark.parametrize("capacity", [1, 7, 100])
 def test_same_answers_as_a_deque(capacity, state):
     ours, textbook = ReplayBuffer(capacity=capacity, seed=0), DequeBuffer(capacity)
     rng = np.random.default_rng(1)
     for t in range(150):
-        transition = (state(CARTPOLE[t]), int(rng.integers(2)), float(rng.normal()), state(CARTPOLE[t + 1]), bool(rng.random() < 0.1))  # fmt: skip
+        transition = (
+            state(CARTPOLE[t]),
+            int(rng.integers(2)),
+            float(rng.normal()),
+            state(CARTPOLE[t + 1]),
+            bool(rng.random() < 0.1),
+        )
         ours.push(*transition)
         textbook.push(*transition)
         assert len(ours) == len(textbook)
@@ -69,7 +77,7 @@ def test_sample_draws_without_repetition_and_refuses_more_than_it_holds():
         buffer.push([i], 0, 0.0, [i + 1], False)
     for _ in range(50):
         assert len(set(buffer.sample(10)[0].ravel().tolist())) == 10
-    with pytest.raises(ValueError, match="at most 10 .* asked for 11"):
+    with pytest.raises(ValueError, match=r"at most 10 .* asked for 11"):
         buffer.sample(11)
 
 
@@ -81,11 +89,19 @@ def test_push_takes_what_loops_hand_over(reward, action, done):
     buffer.push(3, action, reward, 4, done)
     states, actions, rewards, next_states, dones = buffer.sample(1)
     assert (states.item(), actions.item(), rewards.item(), next_states.item(), dones.item()) == (
-        3.0, 1, float(reward), 4.0, float(done),
-    )  # fmt: skip
+        3.0,
+        1,
+        float(reward),
+        4.0,
+        float(done),
+    )
     assert [x.dtype for x in (states, actions, rewards, next_states, dones)] == [
-        torch.float32, torch.int64, torch.float32, torch.float32, torch.float32,
-    ]  # fmt: skip
+        torch.float32,
+        torch.int64,
+        torch.float32,
+        torch.float32,
+        torch.float32,
+    ]
 
 
 def test_images_are_stored_as_bytes_and_continuous_actions_stay_floats():
@@ -184,7 +200,9 @@ def test_alpha_and_epsilon_of_the_textbook():
 
 
 def test_to_torch_shares_one_block_and_keeps_nesting_and_dtypes():
-    buffer = rb.ReplayBuffer(8, schema={"obs": {"camera": ("uint8", (2, 3)), "pair": ["float64", "int16"]}, "action": "int32"})  # fmt: skip
+    buffer = rb.ReplayBuffer(
+        8, schema={"obs": {"camera": ("uint8", (2, 3)), "pair": ["float64", "int16"]}, "action": "int32"}
+    )
     for i in range(8):
         obs = {"camera": np.full((2, 3), i, np.uint8), "pair": (i / 2, i)}
         buffer.add(obs, i, i / 4, obs, i == 3, False)

@@ -142,9 +142,9 @@ def tree_update(
     return int(live.sum())
 
 
-def tree_fill(tree: Tree, combine: int, begin: int, end: int, value: float) -> None:
-    """Sets the leaves of a range of slots."""
-    tree[0][begin:end] = value
+def tree_fill(tree: Tree, combine: int, capacity: int, first_id: int, n: int, value: float) -> None:
+    """Sets the leaves of consecutive ids."""
+    tree[0][np.arange(first_id, first_id + n) % capacity] = value
     tree_build(tree, combine)
 
 

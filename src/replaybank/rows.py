@@ -60,15 +60,17 @@ class Rows:
     @property
     def added(self) -> int:
         """Transitions ever added: the id the next one gets."""
-        return int(self._cursor[0])
+        return self._cursor.item(0)
 
     @property
     def oldest(self) -> int:
         """The id of the oldest live transition; equal to `added` where there is none."""
-        return max(int(self._cursor[1]), int(self._cursor[0]) - self.capacity)
+        added, start, *_ = self._cursor.tolist()
+        return max(start, added - self.capacity)
 
     def __len__(self) -> int:
-        return self.added - self.oldest
+        added, start, *_ = self._cursor.tolist()
+        return min(added - start, self.capacity)
 
     @property
     def tails_in_use(self) -> int:

@@ -40,7 +40,7 @@ class Tree:
     @property
     def root(self) -> float:
         """What all leaves together come to."""
-        return float(self.nodes[self._root])
+        return self.nodes.item(self._root)
 
     @property
     def leaves(self) -> NDArray[np.float64]:
@@ -58,11 +58,7 @@ class Tree:
 
     def fill(self, first_id: int, n: int, value: float) -> None:
         """Sets the leaves of n <= capacity consecutive ids to one value."""
-        begin = first_id % self.capacity
-        end = min(begin + n, self.capacity)
-        kernels.tree_fill(self._tree, self.combine, begin, end, value)
-        if begin + n > end:
-            kernels.tree_fill(self._tree, self.combine, 0, begin + n - end, value)
+        kernels.tree_fill(self._tree, self.combine, self.capacity, first_id, n, value)
 
     def build(self) -> None:
         """Recomputes every node from the leaves."""
