@@ -236,6 +236,25 @@ void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool 
     walk(store, from, n, steps, forward, to, counts);
 }
 
+// dtype: the NumPy type number of the field, a float; totals [n, size] for a field of `size` numbers.
+void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengths, double gamma, int64_t at, int dtype,
+                nb::handle totals) {
+    const Store store = as_store(store_arrays);
+    const int64_t *ids = int64s(path), *counts = int64s(lengths), n = size_of(lengths);
+    double* out = float64s(totals);
+    if (n == 0) return;
+    const int64_t width = size_of(path) / n, size = size_of(totals) / n;
+    if (size_of(path) != n * width || size_of(totals) != n * size) throw nb::value_error("path, lengths and totals differ");
+    require_live(store.ring(), ids, n * width);
+    for (int64_t i = 0; i < n; ++i) {
+        if (counts[i] < 0 || counts[i] > width) throw nb::value_error("a length is beyond its path");
+    }
+    MaybeReleased released(n * width * 64);
+    if (dtype == NPY_FLOAT32) return returns<float>(store, ids, counts, n, width, gamma, at, size, out);
+    if (dtype == NPY_FLOAT64) return returns<double>(store, ids, counts, n, width, gamma, at, size, out);
+    throw nb::type_error("expected a field of float32 or float64");
+}
+
 // ---- trees ------------------------------------------------------------------------------------------------------
 
 enum class Combine : int { SUM = 0, MAX = 1, MIN_POSITIVE = 2 };
@@ -358,6 +377,7 @@ NB_MODULE(_native, m) {
     m.def("append", &py_append);
     m.def("read", &py_read);
     m.def("walk", &py_walk);
+    m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);
     m.def("tree_build", &py_tree_build);

@@ -249,4 +249,22 @@ inline void walk(const Store& s, const int64_t* ids, int64_t n, int64_t steps, b
     }
 }
 
+// The discounted sums of a number field along paths of `walk`: totals[i][w] = sum over k < lengths[i] of
+// gamma^k * x(path[i][k])[w], added from the first step to the last.
+template <class T>
+void returns(const Store& s, const int64_t* path, const int64_t* lengths, int64_t n, int64_t width, double gamma,
+             int64_t at, int64_t size, double* totals) {
+    const Ring ring = s.ring();
+    for (int64_t i = 0; i < n; ++i) {
+        double factor = 1.0;
+        double* total = totals + i * size;
+        std::fill(total, total + size, 0.0);
+        for (int64_t k = 0; k < lengths[i]; ++k) {
+            const auto* x = reinterpret_cast<const T*>(s.row(ring.slot(path[i * width + k])) + at);
+            for (int64_t w = 0; w < size; ++w) total[w] += factor * static_cast<double>(x[w]);
+            factor *= gamma;
+        }
+    }
+}
+
 }  // namespace replaybank

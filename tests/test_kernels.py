@@ -75,7 +75,13 @@ def test_append_read_and_walk(schema, capacity, streams):
                 reference.walk(twin, ids, length, forward, path_twin, lengths_twin)
                 np.testing.assert_array_equal(path, path_twin)
                 np.testing.assert_array_equal(lengths, lengths_twin)
-            last = np.ascontiguousarray(rows.walk(ids, length)[0][:, -1])
+            path, lengths = rows.walk(ids, length)
+            last = np.ascontiguousarray(path[:, -1])
+            reward = schema.fields["reward"]
+            totals, totals_twin = rows.returns(reward, path, lengths, 0.9), np.empty((n, *reward.shape))
+            at, number = rows.offset_of(reward), reward.dtype.num
+            reference.returns(twin, path, lengths, 0.9, at, number, totals_twin)
+            np.testing.assert_array_equal(totals, totals_twin)
             dtype, plan = gather._layout(n)
             found, expected = np.zeros((), dtype), np.zeros((), dtype)
             factors = rng.random(n, dtype=np.float32)

@@ -171,7 +171,7 @@ def test_spaces_without_a_fixed_shape_are_named_with_their_place(space):
         ({"obs": "nonsense", "action": "int64"}, TypeError, "obs: expected a dtype.*'nonsense'"),
         ({"obs": {"a": "U3"}, "action": "int64"}, TypeError, r'obs\["a"\]: expected a dtype of numbers'),
         ({"obs": None, "action": "int64"}, TypeError, "obs: expected a dtype"),
-        ({"obs": "f4", "action": "i8", "reward": "i8"}, ValueError, "reward must be one array of floats"),
+        ({"obs": "f4", "action": "i8", "reward": "i8"}, ValueError, "reward must be one array of float32"),
         ({"obs": "f4", "action": "i8", "terminated": "i8"}, ValueError, "terminated must be bool"),
         ({"obs": "f4", "action": "i8", "next_obs": "f8"}, ValueError, "next_obs must be what obs is"),
         ({"obs": "f4", 3: "i8"}, TypeError, "field names are strings, given 3"),

@@ -23,6 +23,15 @@ def walk(
     path: NDArray[Any],
     lengths: NDArray[Any],
 ) -> None: ...
+def returns(
+    store: tuple[NDArray[Any], ...],
+    path: NDArray[Any],
+    lengths: NDArray[Any],
+    gamma: float,
+    at: int,
+    dtype: int,
+    totals: NDArray[Any],
+) -> None: ...
 def tree_update(
     tree: tuple[NDArray[Any], ...],
     combine: int,

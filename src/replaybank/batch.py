@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
@@ -16,13 +16,13 @@ Places: TypeAlias = "str | dict[str, Places] | tuple[Places, ...]"
 TUPLE_ORDER = ("obs", "action", "reward", "next_obs", "done")
 
 
-def pick(places: Places, get: Callable[[str], Any]) -> Any:
-    """The nested field whose arrays `get` looks up by name."""
+def pick(places: Places, columns: Any) -> Any:
+    """The nested field whose arrays are `columns[name]`."""
     if isinstance(places, str):
-        return get(places)
+        return columns[places]
     if isinstance(places, dict):
-        return {name: pick(child, get) for name, child in places.items()}
-    return tuple(pick(child, get) for child in places)
+        return {name: pick(child, columns) for name, child in places.items()}
+    return tuple(pick(child, columns) for child in places)
 
 
 class Batch:
@@ -40,14 +40,17 @@ class Batch:
     their own: they stay as they are whatever happens to the buffer, and move to a device in one transfer.
     """
 
-    __slots__ = ("_get", "_places", "block")
+    __slots__ = ("_columns", "_places", "block")
 
     def __init__(
-        self, block: NDArray[Any], places: Mapping[str, Places], get: Callable[[str], Any] | None = None
+        self, block: NDArray[Any], places: Mapping[str, Places], columns: Mapping[str, Any] | None = None
     ) -> None:
         self.block = block  # all columns: a structured array of shape (), each field [n, ...]
         self._places = places
-        self._get = block.__getitem__ if get is None else get
+        self._columns: Any = block if columns is None else columns
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, (self.block, self._places, None if self._columns is self.block else self._columns)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -59,7 +62,7 @@ class Batch:
         place = self._places.get("terminated" if name == "done" else name)
         if place is None:
             raise KeyError(f"no field {name!r} in this batch: it has {', '.join(self._places)}")
-        return self._get(place) if isinstance(place, str) else pick(place, self._get)
+        return pick(place, self._columns)
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self[name] for name in TUPLE_ORDER])
@@ -87,7 +90,7 @@ class Batch:
         """
         from replaybank.torch import tensors_of
 
-        return Batch(self.block, self._places, tensors_of(self.block, device, dtype).__getitem__)
+        return Batch(self.block, self._places, tensors_of(self.block, device, dtype))
 
     def __repr__(self) -> str:
         return f"Batch({len(self)} transitions: {', '.join(self._places)})"

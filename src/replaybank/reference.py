@@ -117,6 +117,29 @@ def walk(
         lengths += path[:, k] != here
 
 
+def returns(
+    store: Store,
+    path: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    gamma: float,
+    at: int,
+    dtype: int,
+    totals: NDArray[np.float64],
+) -> None:
+    """Step by step: the total of the windows that reach step k grows by gamma ** k times the field there."""
+    rows, _, _, _, _, geometry = store
+    number = np.dtype(np.float32 if dtype == np.dtype(np.float32).num else np.float64)
+    size = totals.size // len(totals)
+    field = _bytes(rows)[:, at : at + size * number.itemsize]
+    totals[:] = 0
+    factor = 1.0
+    for k in range(path.shape[1]):
+        values = np.ascontiguousarray(field[path[:, k] % geometry[0]]).view(number).astype(np.float64)
+        inside = k < lengths
+        totals[inside] += factor * values.reshape(totals.shape)[inside]
+        factor *= gamma
+
+
 def tree_build(tree: Tree, combine: int) -> None:
     """Every level from the one below."""
     nodes, levels = tree

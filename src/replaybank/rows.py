@@ -119,6 +119,14 @@ class Rows:
         kernels.walk(self._store, ids, steps, forward, path, lengths)
         return path, lengths
 
+    def returns(
+        self, leaf: Leaf, path: NDArray[np.int64], lengths: NDArray[np.int64], gamma: float
+    ) -> NDArray[np.float64]:
+        """Sums of gamma**k * x_k of a leaf of floats over the first `lengths` ids of each path: [n, *leaf.shape]."""
+        totals = np.empty((len(lengths), *leaf.shape))
+        kernels.returns(self._store, path, lengths, gamma, self.offset_of(leaf), leaf.dtype.num, totals)
+        return totals
+
     def clear(self) -> None:
         """Forgets all transitions and closes all streams; ids go on."""
         self._cursor[1:] = (self.added, 0, 0)

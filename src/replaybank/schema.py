@@ -15,7 +15,7 @@ from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite
 # The fields that every transition has, in the order of `add`; extras follow.
 STANDARD = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 # Names a batch gives to what it adds, or to what it can do; no field may take them.
-TAKEN = frozenset({"indices", "probabilities", "weights", "discount", "done", "keys", "items", "to_torch"})
+TAKEN = frozenset({"block", "indices", "probabilities", "weights", "discount", "done", "keys", "items", "to_torch"})
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Schema:
         if "next_obs" in fields and _shape_of(fields["next_obs"]) != _shape_of(obs):
             raise ValueError("schema: next_obs must be what obs is; leave it out")
         reward = fields.get("reward", Leaf(("reward",), np.dtype(np.float32), ()))
-        if not isinstance(reward, Leaf) or reward.dtype.kind != "f":
-            raise ValueError(f"schema: reward must be one array of floats, given {reward}")
+        if not isinstance(reward, Leaf) or reward.dtype not in (np.float32, np.float64):
+            raise ValueError(f"schema: reward must be one array of float32 or float64, given {reward}")
         for name in ("terminated", "truncated"):
             if name in fields and fields[name] != Leaf((name,), np.dtype(bool), ()):
                 raise ValueError(f"schema: {name} must be bool of shape (), given {fields[name]}")
@@ -120,7 +120,7 @@ class Schema:
         """
         fields = {name: _infer((_field_name(name),), value, lead) for name, value in values.items()}
         reward = fields["reward"]
-        if isinstance(reward, Leaf) and reward.dtype.kind in "biu":
+        if isinstance(reward, Leaf) and reward.dtype.kind in "biuf":
             fields["reward"] = Leaf(reward.path, np.dtype(np.float32), reward.shape)
         for name in ("terminated", "truncated"):
             fields[name] = Leaf((name,), np.dtype(bool), ())

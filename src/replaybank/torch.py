@@ -188,8 +188,14 @@ class Priorities:
 
 
 def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
-    buffer.add(_state("state", state), _detached(action), _detached(reward), _state("next_state", next_state),
-               _detached(done), False)  # fmt: skip
+    buffer.add(
+        _state("state", state),
+        _detached(action),
+        _detached(reward),
+        _state("next_state", next_state),
+        _detached(done),
+        False,
+    )
 
 
 def _state(name: str, value: Any) -> NDArray[Any]:

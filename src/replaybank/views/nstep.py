@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.batch import Batch
-from replaybank.rows import FIRST, Rows
+from replaybank.rows import Rows
 from replaybank.schema import Leaf
 from replaybank.views.gather import Gather
 from replaybank.views.transition import discount_factor
@@ -49,21 +47,10 @@ class NStep:
         path, lengths = rows.walk(ids, self._n - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
         batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]), factors)
-        batch.block["reward"] = self._returns(rows, path, lengths)
+        reward = rows.schema.fields["reward"]
+        assert isinstance(reward, Leaf)
+        batch.block["reward"] = rows.returns(reward, path, lengths, self.gamma)
         return batch
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
-
-    def _returns(self, rows: Rows, path: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[Any]:
-        """The discounted sums of rewards (float64 [n, *shape of a reward]), added from the first step to the last."""
-        leaf = rows.schema.fields["reward"]
-        assert isinstance(leaf, Leaf)
-        rewards = np.empty((*path.shape, *leaf.shape), leaf.dtype)
-        plan = np.array([[FIRST, rows.offset_of(leaf), leaf.nbytes, 0]], np.int64)
-        ids = path.ravel()
-        rows.read(ids, ids, plan, np.ones(1, np.float32), rewards)
-        steps = np.arange(path.shape[1])
-        factors = np.where(steps < lengths[:, None], self.gamma**steps, 0.0)
-        total: NDArray[Any] = np.einsum("nk,nk...->n...", factors, rewards.astype(np.float64))
-        return total
