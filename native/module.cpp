@@ -310,23 +310,27 @@ void py_tree_build(const nb::tuple& tree_arrays, int combine) {
 // Stratified: target j lies in the j-th of n equal ranges of the total.
 // lanes: how many walks share a register (LANES is the most this processor has).
 void py_tree_find(const nb::tuple& tree_arrays, int64_t capacity, int64_t oldest, int64_t added, nb::handle uniforms,
-                  nb::handle ids, nb::handle values, int lanes) {
+                  nb::handle ids, nb::handle probabilities, int lanes) {
     const Tree tree = as_tree(tree_arrays);
     const TreeFind find = tree_find_with(lanes);
     if (!find) throw nb::value_error("this processor has no registers for so many lanes");
     if (reinterpret_cast<uintptr_t>(tree.nodes) % 64 != 0) throw nb::value_error("the tree's nodes must start a cache line");
     double* targets = float64s(uniforms);
     int64_t *found = int64s(ids), n = size_of(uniforms);
-    double* masses = float64s(values);
-    if (size_of(ids) != n || size_of(values) != n || capacity > tree.width(0) || capacity < 1 || oldest < 0) {
-        throw nb::value_error("one id and one value a uniform number, and a leaf for each slot");
+    double* shares = float64s(probabilities);
+    if (size_of(ids) != n || size_of(probabilities) != n || capacity > tree.width(0) || capacity < 1 || oldest < 0) {
+        throw nb::value_error("one id and one probability a uniform number, and a leaf for each slot");
     }
     const Ring ring(capacity, oldest, added);
     MaybeReleased released(n * 512);
     const double stride = tree.root() / static_cast<double>(n);
     for (int64_t j = 0; j < n; ++j) targets[j] = (static_cast<double>(j) + targets[j]) * stride;
-    find(tree, targets, n, found, masses);
-    for (int64_t j = 0; j < n; ++j) found[j] = ring.id(found[j]);
+    find(tree, targets, n, found, shares);
+    const double total = tree.root();
+    for (int64_t j = 0; j < n; ++j) {
+        found[j] = ring.id(found[j]);
+        shares[j] /= total;
+    }
 }
 
 // ids = oldest + floor(uniforms * size): a uniform number in [0, 1) to one of `size` ids.
@@ -349,6 +353,17 @@ int64_t py_count_live(nb::handle ids, int64_t oldest, int64_t added) {
         live += x[i] >= oldest;
     }
     return live;
+}
+
+// out = (scale / probabilities) ^ beta, float32; a scale of 0 stands for the smallest of the probabilities.
+void py_importance_weights(nb::handle probabilities, double scale, double beta, nb::handle out) {
+    const double* p = float64s(probabilities);
+    auto* weights = static_cast<float*>(PyArray_DATA(as_array(out, NPY_FLOAT32)));
+    const int64_t n = size_of(probabilities);
+    if (size_of(out) != n) throw nb::value_error("one weight a probability");
+    if (scale == 0.0 && n > 0) scale = *std::min_element(p, p + n);
+    const float exponent = static_cast<float>(beta);
+    for (int64_t i = 0; i < n; ++i) weights[i] = std::pow(static_cast<float>(scale / p[i]), exponent);
 }
 
 // out = |values| + epsilon. The position of the first value that is not finite, or -1.
@@ -384,5 +399,6 @@ NB_MODULE(_native, m) {
     m.def("tree_find", &py_tree_find);
     m.def("spread", &py_spread);
     m.def("count_live", &py_count_live);
+    m.def("importance_weights", &py_importance_weights);
     m.def("magnitudes", &py_magnitudes);
 }

@@ -201,6 +201,17 @@ def test_spread_count_live_and_magnitudes():
         np.testing.assert_array_equal(a, b)
 
 
+def test_importance_weights():
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(1000) ** 8 + 1e-12
+    found, expected = np.empty(1000, np.float32), np.empty(1000, np.float32)
+    for scale in (0.0, 1e-3, 1e-12):
+        for beta in (0.0, 0.4, 1.0, 1.7):
+            kernels.importance_weights(probabilities, scale, beta, found)
+            reference.importance_weights(probabilities, scale, beta, expected)
+            np.testing.assert_allclose(found, expected, rtol=3e-7)
+
+
 def test_kernels_refuse_ids_that_are_not_there():
     rows = Rows(FLAT, 5, 1)
     obs = np.zeros(4, np.float32)

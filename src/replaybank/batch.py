@@ -40,29 +40,32 @@ class Batch:
     their own: they stay as they are whatever happens to the buffer, and move to a device in one transfer.
     """
 
-    __slots__ = ("_columns", "_places", "block")
-
-    def __init__(
-        self, block: NDArray[Any], places: Mapping[str, Places], columns: Mapping[str, Any] | None = None
-    ) -> None:
-        self.block = block  # all columns: a structured array of shape (), each field [n, ...]
+    def __init__(self, block: NDArray[Any], places: Mapping[str, Places], columns: Any = None) -> None:
+        """`block`: all columns, a structured array of shape (); `columns`: what to take instead (tensors by name)."""
+        columns = block if columns is None else columns
+        # The fields are plain attributes: a loop reads each of them once or twice a batch.
+        self.__dict__.update(
+            {name: columns[place] if isinstance(place, str) else pick(place, columns) for name, place in places.items()}
+        )
+        self.block = block
         self._places = places
-        self._columns: Any = block if columns is None else columns
+        self._columns = columns
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Batch, (self.block, self._places, None if self._columns is self.block else self._columns)
+        return Batch, (self.block, self._places, self._columns)
+
+    @property
+    def done(self) -> Any:
+        """Whether bootstrapping stops: `terminated`."""
+        return self.terminated
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError as error:
-            raise AttributeError(error.args[0]) from None
+        raise AttributeError(f"no field {name!r} in this batch: it has {', '.join(self._places)}")
 
     def __getitem__(self, name: str) -> Any:
-        place = self._places.get("terminated" if name == "done" else name)
-        if place is None:
+        if name not in self:
             raise KeyError(f"no field {name!r} in this batch: it has {', '.join(self._places)}")
-        return pick(place, self._columns)
+        return getattr(self, name)
 
     def __iter__(self) -> Iterator[Any]:
         return iter([self[name] for name in TUPLE_ORDER])

@@ -91,7 +91,7 @@ class ReplayBuffer:
                     return first
             values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
-                self._lead = 1 if np.shape(terminated) == (1,) else -1
+                self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
             return self._append(values, self._lead, -1)
 
     def extend(
@@ -112,7 +112,7 @@ class ReplayBuffer:
         """
         if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
             raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
-        shape = np.shape(terminated)
+        shape = as_numeric("terminated", terminated).shape
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
         with self._lock:
@@ -122,13 +122,13 @@ class ReplayBuffer:
     def _append(self, values: dict[str, Any], lead: int, stream: int) -> int:
         """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted."""
         rows = self._rows
-        if lead == 0:
-            return 0 if rows is None else rows.added
         schema = Schema.inferred(values, lead) if rows is None else rows.schema
         leaves = schema.values(values)
-        first = -1 if rows is None else rows.append(tuple(leaves), lead, stream)
+        first = -1 if rows is None or lead == 0 else rows.append(tuple(leaves), lead, stream)
         if first < 0:
             arrays = schema.arrays(leaves, lead)
+            if lead == 0:
+                return 0 if rows is None else rows.added
             if rows is None:
                 rows = self._allocate(schema)
             first = rows.append(arrays, lead, stream)
@@ -184,7 +184,10 @@ class ReplayBuffer:
         TD error is not finite.
         """
         ids = _ids(indices)
-        errors = np.ascontiguousarray(as_numeric("td_error", td_error), np.float64)
+        errors = as_numeric("td_error", td_error)
+        if errors.dtype.kind == "c":
+            raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
+        errors = np.ascontiguousarray(errors, np.float64)
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
         with self._lock:
@@ -313,4 +316,6 @@ def _ids(indices: ArrayLike) -> NDArray[np.int64]:
     ids = as_numeric("indices", indices)
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"indices: {ids.max()} was never given out")
     return np.ascontiguousarray(ids, np.int64)

@@ -32,9 +32,9 @@ def as_field(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     expected = shape if lead < 0 else (lead, *shape)
     if array.shape != expected:
         raise ValueError(f"{name}: expected shape {expected}, given {array.shape}{_hint(array.shape, shape, lead)}")
-    if array.dtype != dtype:
-        array = _cast(name, array, dtype)
-    return np.asarray(array, order="C")
+    plain = np.empty(expected, dtype)  # aligned, contiguous, of the very dtype, whatever was given
+    plain[...] = array if array.dtype == dtype else _cast(name, array, dtype)
+    return plain
 
 
 def require_finite(name: str, array: NDArray[Any]) -> None:

@@ -178,7 +178,7 @@ def tree_find(
     added: int,
     uniforms: NDArray[np.float64],
     ids: NDArray[np.int64],
-    values: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
     lanes: int = 1,
 ) -> None:
     """From the root down: the left half if the target lies in it or the right half is empty, else the right one."""
@@ -197,7 +197,7 @@ def tree_find(
             targets -= np.where(right, sums[:, 0], 0.0)
             children = np.where(right[:, None], children[:, width:], children[:, :width])
             slots += np.where(right, width, 0)
-    values[:] = nodes[slots]
+    probabilities[:] = nodes[slots] / nodes[levels[-2]]
     ids[:] = oldest + (slots - oldest) % capacity
     uniforms[:] = targets
 
@@ -211,6 +211,12 @@ def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:
     """How many ids are live, or -1 - position of the first that was never given out."""
     never = np.flatnonzero((ids < 0) | (ids >= added))
     return -1 - int(never[0]) if never.size else int((ids >= oldest).sum())
+
+
+def importance_weights(probabilities: NDArray[np.float64], scale: float, beta: float, out: NDArray[np.float32]) -> None:
+    """(scale / probability) ** beta; a scale of 0 stands for the smallest of them. Equal but for the last bit of pow."""
+    ratio = (scale or probabilities.min()) / probabilities
+    out[:] = np.power(ratio.astype(np.float32), np.float32(beta))
 
 
 def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.float64]) -> int:

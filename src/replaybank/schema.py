@@ -229,7 +229,12 @@ def _compact(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that is stored where the caller did not choose one."""
     if dtype.kind == "f" and dtype.itemsize > 4:
         return np.dtype(np.float32)
-    return dtype.newbyteorder("=")
+    return _native(dtype)
+
+
+def _native(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype in this machine's byte order; of several names for one (long, long long) always the same."""
+    return np.dtype(dtype.newbyteorder("=").str)
 
 
 def _parse(path: tuple[str, ...], spec: Any) -> Node:
@@ -246,7 +251,7 @@ def _parse(path: tuple[str, ...], spec: Any) -> Node:
         raise TypeError(f"schema: {name}: expected a dtype, (dtype, shape), mapping or list, given {spec!r}") from error
     if dtype.base.kind not in NUMERIC:
         raise TypeError(f"schema: {name}: expected a dtype of numbers or booleans, given {dtype.base}")
-    return Leaf(path, dtype.base.newbyteorder("="), tuple(dtype.shape))
+    return Leaf(path, _native(dtype.base), tuple(dtype.shape))
 
 
 def _infer(path: tuple[str, ...], value: Any, lead: int) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,8 @@ from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.sum_tree import Tree
 
 WeightNorm = Literal["batch", "buffer"] | None
-# priority ** alpha above this could make the sum over a buffer overflow.
-LARGEST_MASS = 1e290
+# Where priority ** alpha is above this (its logarithm), the sum over a buffer could overflow.
+LARGEST_LOG_MASS = math.log(1e290)
 
 
 class Prioritized:
@@ -74,9 +75,8 @@ class Prioritized:
     def alpha(self, alpha: float) -> None:
         alpha = _not_negative("alpha", alpha)
         if self._window is not None:
+            _require_summable("alpha", self._raw.root, alpha)
             masses = _power(self._raw.leaves, alpha)
-            if masses.max(initial=0.0) > LARGEST_MASS:
-                raise ValueError(f"alpha: {alpha} makes priority {self._raw.root} ** alpha overflow")
             live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
             self._masses.leaves[:] = 0.0
             self._masses.leaves[live] = masses[live]
@@ -108,24 +108,20 @@ class Prioritized:
             tree.nodes[:] = 0.0
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
-        window, total = self.window, self._masses.root
-        if not total > 0.0:
+        if not self._masses.root > 0.0:
             raise ValueError("sample: every priority in the buffer is 0; update_priorities, or use epsilon > 0")
-        ids, masses = self._masses.find(rng.random(n), window.oldest, window.added)
-        masses /= total
-        return ids, masses
+        window = self.window
+        return self._masses.find(rng.random(n), window.oldest, window.added)
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         beta = self.beta(self._samples) if callable(self.beta) else self.beta
         self._samples += 1
-        if self._weight_norm == "batch":
-            ratio = probabilities.min() / probabilities
-        elif self._smallest is not None:
-            least = float(_power(np.array([self._smallest.root]), self._alpha)[0]) / self._masses.root
-            ratio = least / probabilities
+        if self._smallest is not None:
+            scale = float(_power(np.array([self._smallest.root]), self._alpha)[0]) / self._masses.root
         else:
-            ratio = 1.0 / (len(self.window) * probabilities)
-        weights: NDArray[np.float32] = np.power(ratio.astype(np.float32), np.float32(beta))
+            scale = 0.0 if self._weight_norm == "batch" else 1.0 / len(self.window)
+        weights = np.empty(len(probabilities), np.float32)
+        kernels.importance_weights(probabilities, scale, beta, weights)
         return weights
 
     def priorities(self, td_error: Floats) -> Floats:
@@ -137,9 +133,9 @@ class Prioritized:
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays."""
+        if len(priorities):
+            _require_summable("td_error", float(priorities.max()), self._alpha)
         masses = _power(priorities, self._alpha)
-        if len(masses) and not masses.max() <= LARGEST_MASS:
-            raise ValueError(f"td_error: {priorities.max():g} ** alpha ({self._alpha}) is too large to sum")
         window = self.window
         oldest, added = window.oldest, window.added
         if self._smallest is not None:
@@ -193,6 +189,11 @@ def _power(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
     if exponent == 0.0:
         return np.ones_like(values)
     return np.power(values, exponent)
+
+
+def _require_summable(name: str, largest: float, alpha: float) -> None:
+    if largest > 0 and alpha * math.log(largest) > LARGEST_LOG_MASS:
+        raise ValueError(f"{name}: a priority of {largest:g} to the power of alpha {alpha:g} is too large to sum")
 
 
 def _not_negative(name: str, value: float) -> float:

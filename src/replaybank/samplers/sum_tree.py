@@ -67,16 +67,16 @@ class Tree:
     def find(
         self, uniforms: NDArray[np.float64], oldest: int, added: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Stratified draws from a sum tree: ids [n] and their leaves' values [n].
+        """Stratified draws from a sum tree: ids [n] and each one's share of the total [n].
 
         Draw j falls into the j-th of n equal ranges of the total, at `uniforms[j]` in [0, 1) of its width (Schaul et
         al. 2016, App. B.2.1). A leaf of 0 is never found. `uniforms` is used up. The total must be above 0.
         """
         n = len(uniforms)
         ids = np.empty(n, np.int64)
-        values = np.empty(n)
-        kernels.tree_find(self._tree, self.capacity, oldest, added, uniforms, ids, values, kernels.LANES)
-        return ids, values
+        shares = np.empty(n)
+        kernels.tree_find(self._tree, self.capacity, oldest, added, uniforms, ids, shares, kernels.LANES)
+        return ids, shares
 
     def check_valid(self) -> None:
         """Raises AssertionError where a node is not exactly what its children make it."""

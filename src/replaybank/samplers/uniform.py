@@ -53,7 +53,9 @@ class Uniform:
         return ids, probabilities
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        return np.ones(len(probabilities), np.float32)
+        weights = np.empty(len(probabilities), np.float32)
+        weights.fill(1.0)
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         return td_error

@@ -26,7 +26,7 @@ class NStep:
 
     def __init__(self, n: int, gamma: float) -> None:
         self.n = n
-        self.gamma = discount_factor("NStep", gamma)
+        self.gamma = gamma
         self._gather: Gather | None = None
 
     @property
@@ -39,6 +39,15 @@ class NStep:
         if not (isinstance(n, int | np.integer) and n >= 1):
             raise ValueError(f"NStep: n must be an integer of at least 1, given {n!r}")
         self._n = int(n)
+
+    @property
+    def gamma(self) -> float:
+        """The discount of one step."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, gamma: float) -> None:
+        self._gamma = discount_factor("NStep", gamma)
 
     def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
         gather = self._gather

@@ -17,14 +17,24 @@ class Transition:
     """
 
     def __init__(self, gamma: float = 1.0) -> None:
-        self.gamma = discount_factor("Transition", gamma)
+        self.gamma = gamma
         self._gather: Gather | None = None
+
+    @property
+    def gamma(self) -> float:
+        """The discount of one step."""
+        return self._gamma
+
+    @gamma.setter
+    def gamma(self, gamma: float) -> None:
+        self._gamma = discount_factor("Transition", gamma)
+        self._factors = np.array([gamma], np.float32)
 
     def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
         gather = self._gather
         if gather is None or gather.schema is not rows.schema:
             gather = self._gather = Gather(rows)
-        return gather.read(rows, ids, ids, np.array([self.gamma], np.float32))
+        return gather.read(rows, ids, ids, self._factors)
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
