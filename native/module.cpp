@@ -363,7 +363,12 @@ void py_importance_weights(nb::handle probabilities, double scale, double beta, 
     if (size_of(out) != n) throw nb::value_error("one weight a probability");
     if (scale == 0.0 && n > 0) scale = *std::min_element(p, p + n);
     const float exponent = static_cast<float>(beta);
-    for (int64_t i = 0; i < n; ++i) weights[i] = std::pow(static_cast<float>(scale / p[i]), exponent);
+    for (int64_t i = 0; i < n; ++i) {
+        const double ratio = scale / p[i];
+        // In single precision, twice as quick, where the ratio fits; its power may fit where it does not.
+        const bool fits = ratio > 1e-30 && ratio < 1e30;
+        weights[i] = fits ? std::pow(static_cast<float>(ratio), exponent) : static_cast<float>(std::pow(ratio, beta));
+    }
 }
 
 // out = |values| + epsilon. The position of the first value that is not finite, or -1.

@@ -214,9 +214,8 @@ def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:
 
 
 def importance_weights(probabilities: NDArray[np.float64], scale: float, beta: float, out: NDArray[np.float32]) -> None:
-    """(scale / probability) ** beta; a scale of 0 stands for the smallest of them. Equal but for the last bit of pow."""
-    ratio = (scale or probabilities.min()) / probabilities
-    out[:] = np.power(ratio.astype(np.float32), np.float32(beta))
+    """(scale / probability) ** beta; a scale of 0 stands for the smallest. Equal but for the last bits of pow."""
+    out[:] = ((scale or probabilities.min()) / probabilities) ** beta
 
 
 def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.float64]) -> int:
