@@ -1,0 +1,28 @@
+"""One module a library. A module imports its library only when it is built, so that a missing one stays out quietly."""
+
+from __future__ import annotations
+
+from adapters.cpprb import Cpprb
+from adapters.flashbax import Flashbax, FlashbaxCompiled
+from adapters.floor import FloorContender, FloorWalk
+from adapters.records import Records
+from adapters.replaybank import Replaybank
+from adapters.sb3 import StableBaselines3
+from adapters.textbook import Textbook
+from adapters.tianshou import Tianshou
+from adapters.torchrl import TorchRL
+from contender import Contender
+
+CONTENDERS: tuple[type[Contender], ...] = (
+    Replaybank,
+    Cpprb,
+    StableBaselines3,
+    Tianshou,
+    TorchRL,
+    Flashbax,
+    FlashbaxCompiled,
+    Textbook,
+    Records,
+    FloorContender,
+    FloorWalk,
+)
