@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -371,22 +372,20 @@ void py_importance_weights(nb::handle probabilities, double scale, double beta, 
     }
 }
 
-// out = |values| + epsilon. The position of the first value that is not finite, or -1.
-int64_t py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
+// out = |values| + epsilon. The largest of them; not finite where one of them is not.
+double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
     const double* x = float64s(values);
     double* y = float64s(out);
     const int64_t n = size_of(values);
     if (size_of(out) != n) throw nb::value_error("out and values differ in length");
+    double largest = 0.0;
     bool finite = true;
     for (int64_t i = 0; i < n; ++i) {
         y[i] = std::fabs(x[i]) + epsilon;
-        finite &= std::isfinite(x[i]) != 0;
+        finite &= y[i] <= std::numeric_limits<double>::max();  // false for NaN too
+        largest = y[i] > largest ? y[i] : largest;
     }
-    if (finite) return -1;
-    for (int64_t i = 0; i < n; ++i) {
-        if (!std::isfinite(x[i])) return i;
-    }
-    return -1;
+    return finite ? largest : std::numeric_limits<double>::quiet_NaN();
 }
 
 }  // namespace

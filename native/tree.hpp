@@ -5,6 +5,7 @@
 // The last level has one node, the root.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -62,45 +63,61 @@ void tree_build(const Tree& tree, int64_t from = 1) {
     }
 }
 
-// Recomputes what stands above the `n` touched places of level 0, level by level. `touched` is consumed.
-// A node that does not change ends its path; that also drops the second of two touched siblings. Once half of a level
-// is touched, going through all of it in order is quicker than picking.
+// Recomputes the parents of `n` touched nodes of level l - 1 in place: `touched` then holds those parents that changed,
+// and their number is returned. A node that does not change ends its path; that also drops the second of two siblings.
 template <class Combine>
-void tree_rise(const Tree& tree, int64_t* touched, int64_t n) {
-    for (int64_t l = 1; l < tree.depth && n > 0; ++l) {
-        if (2 * n >= tree.width(l)) return tree_build<Combine>(tree, l);
-        const double* below = tree.level(l - 1);
-        double* here = tree.level(l);
-        int64_t kept = 0;
-        for (int64_t j = 0; j < n; ++j) {
-            const int64_t node = touched[j] / FAMILY;
-            const double value = Combine::of(below + node * FAMILY);
-            touched[kept] = node;
-            kept += value != here[node];
-            here[node] = value;
-        }
-        n = kept;
+int64_t tree_lift(const Tree& tree, int64_t l, int64_t* touched, int64_t n) {
+    const double* below = tree.level(l - 1);
+    double* here = tree.level(l);
+    int64_t kept = 0;
+    for (int64_t j = 0; j < n; ++j) {
+        const int64_t node = touched[j] / FAMILY;
+        const double value = Combine::of(below + node * FAMILY);
+        touched[kept] = node;
+        kept += value != here[node];
+        here[node] = value;
     }
+    return kept;
 }
 
 // Sets the leaves of `n` ids; ids that are no longer live are skipped. Of an id that comes twice the last value stays.
-// Returns how many were live.
+// Returns how many were live. Leaves and their parents are done block by block, while their lines are at hand and those
+// of the next block are on their way; what is above fits the caches. Once half of a level is touched, going through all
+// of it in order is quicker than picking.
 template <class Combine>
 int64_t tree_update(const Tree& tree, const Ring& ring, const int64_t* ids, const double* values, int64_t n,
                     int64_t* touched) {
-    double* leaves = tree.level(0);
-    int64_t live = 0;
-    for (int64_t j = 0; j < n; ++j) {
-        if (!ring.live(ids[j])) continue;
-        const int64_t slot = ring.slot(ids[j]);
-        touched[live++] = slot;
-        prefetch(leaves + slot);
-        if (tree.depth > 1) prefetch(tree.level(1) + slot / FAMILY);
+    constexpr int64_t BLOCK = 64;
+    double *leaves = tree.level(0), *parents = tree.level(1);
+    const auto fetch = [&](int64_t begin) {
+        for (int64_t j = begin; j < std::min(begin + BLOCK, n); ++j) {
+            if (!ring.live(ids[j])) continue;
+            const int64_t slot = ring.slot(ids[j]);
+            prefetch(leaves + slot);
+            prefetch(parents + slot / FAMILY);
+        }
+    };
+    int64_t live = 0, kept = 0;
+    fetch(0);
+    for (int64_t begin = 0; begin < n; begin += BLOCK) {
+        fetch(begin + BLOCK);
+        int64_t here = 0;
+        for (int64_t j = begin; j < std::min(begin + BLOCK, n); ++j) {
+            if (!ring.live(ids[j])) continue;
+            const int64_t slot = ring.slot(ids[j]);
+            leaves[slot] = values[j];
+            touched[kept + here++] = slot;
+        }
+        kept += tree_lift<Combine>(tree, 1, touched + kept, here);
+        live += here;
     }
-    for (int64_t j = 0, k = 0; j < n; ++j) {
-        if (ring.live(ids[j])) leaves[touched[k++]] = values[j];
+    for (int64_t l = 2; l < tree.depth && kept > 0; ++l) {
+        if (2 * kept >= tree.width(l)) {
+            tree_build<Combine>(tree, l);
+            break;
+        }
+        kept = tree_lift<Combine>(tree, l, touched, kept);
     }
-    tree_rise<Combine>(tree, touched, live);
     return live;
 }
 

@@ -197,7 +197,7 @@ def test_spread_count_live_and_magnitudes():
     for values in ([], [1.0, -2.0], [0.0, np.nan, np.inf], [-np.inf]):
         array = np.array(values)
         a, b = np.empty(len(values)), np.empty(len(values))
-        assert kernels.magnitudes(array, 0.5, a) == reference.magnitudes(array, 0.5, b)
+        np.testing.assert_equal(kernels.magnitudes(array, 0.5, a), reference.magnitudes(array, 0.5, b))
         np.testing.assert_array_equal(a, b)
 
 

@@ -44,12 +44,10 @@ class Batch:
         """`block`: all columns, a structured array of shape (); `columns`: what to take instead (tensors by name)."""
         columns = block if columns is None else columns
         # The fields are plain attributes: a loop reads each of them once or twice a batch.
-        self.__dict__.update(
-            {name: columns[place] if isinstance(place, str) else pick(place, columns) for name, place in places.items()}
-        )
-        self.block = block
-        self._places = places
-        self._columns = columns
+        fields = self.__dict__
+        for name, place in places.items():
+            fields[name] = columns[place] if isinstance(place, str) else pick(place, columns)
+        fields["block"], fields["_places"], fields["_columns"] = block, places, columns
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Batch, (self.block, self._places, self._columns)

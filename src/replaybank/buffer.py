@@ -148,7 +148,8 @@ class ReplayBuffer:
 
         Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
         """
-        n = _whole_number("sample: n", n, MAX_CAPACITY)
+        if type(n) is not int or n < 1:
+            n = _whole_number("sample: n", n, MAX_CAPACITY)
         with self._lock:
             rows = self._rows
             if rows is None or len(rows) == 0:

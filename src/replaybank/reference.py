@@ -218,11 +218,10 @@ def importance_weights(probabilities: NDArray[np.float64], scale: float, beta: f
     out[:] = ((scale or probabilities.min()) / probabilities) ** beta
 
 
-def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.float64]) -> int:
-    """|values| + epsilon, and the position of the first value that is not finite, or -1."""
+def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.float64]) -> float:
+    """|values| + epsilon, and the largest of them (0 of none); NaN where one is not finite."""
     out[:] = np.abs(values) + epsilon
-    wrong = np.flatnonzero(~np.isfinite(values))
-    return int(wrong[0]) if wrong.size else -1
+    return float(out.max(initial=0.0)) if np.isfinite(out).all() else np.nan
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -126,15 +126,19 @@ class Prioritized:
 
     def priorities(self, td_error: Floats) -> Floats:
         found = np.empty(len(td_error))
-        wrong = kernels.magnitudes(td_error, self.epsilon, found)
-        if wrong >= 0:
+        largest = kernels.magnitudes(td_error, self.epsilon, found)
+        if not math.isfinite(largest):
+            wrong = int(np.flatnonzero(~np.isfinite(found))[0])
             raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
         return found
 
     def update(self, ids: Ids, priorities: Floats) -> int:
-        """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays."""
+        """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays.
+
+        Raises ValueError where the sum over a buffer of such priorities ** alpha could overflow.
+        """
         if len(priorities):
-            _require_summable("td_error", float(priorities.max()), self._alpha)
+            _require_summable("td_error", priorities.item(priorities.argmax()), self._alpha)
         masses = _power(priorities, self._alpha)
         window = self.window
         oldest, added = window.oldest, window.added
