@@ -178,8 +178,8 @@ class Priorities:
         """Sets raw priorities; raises ValueError where one is negative or not finite, IndexError for no such place."""
         places = np.arange(len(self))[_detached(index)]
         values = as_numeric("priority", _detached(priority)).astype(np.float64)
-        if not (np.isfinite(values).all() and (values >= 0).all() and (values**self._owner.alpha < np.inf).all()):
-            raise ValueError(f"priority: expected finite numbers >= 0 that can be summed, given {priority}")
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"priority: expected finite numbers >= 0, given {priority}")
         ids = self._owner._ids(np.atleast_1d(places)).ravel()
         self._owner._sampler.update(ids, np.ascontiguousarray(np.broadcast_to(values, places.shape)).reshape(-1))
 
