@@ -214,7 +214,7 @@ def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:
 
 
 def importance_weights(probabilities: NDArray[np.float64], scale: float, beta: float, out: NDArray[np.float32]) -> None:
-    """(scale / probability) ** beta; a scale of 0 stands for the smallest. The kernel rounds the ratio and beta to float32."""
+    """(scale / probability) ** beta; a scale of 0 stands for the smallest. The kernel rounds ratio and beta to float32."""
     out[:] = ((scale or probabilities.min()) / probabilities) ** beta
 
 
