@@ -356,13 +356,13 @@ int64_t py_count_live(nb::handle ids, int64_t oldest, int64_t added) {
     return live;
 }
 
-// out = (scale / probabilities) ^ beta, float32; a scale of 0 stands for the smallest of the probabilities.
+// out = (scale / probabilities) ^ beta, float32; a scale of NaN stands for the smallest of the probabilities.
 void py_importance_weights(nb::handle probabilities, double scale, double beta, nb::handle out) {
     const double* p = float64s(probabilities);
     auto* weights = static_cast<float*>(PyArray_DATA(as_array(out, NPY_FLOAT32)));
     const int64_t n = size_of(probabilities);
     if (size_of(out) != n) throw nb::value_error("one weight a probability");
-    if (scale == 0.0 && n > 0) scale = *std::min_element(p, p + n);
+    if (std::isnan(scale) && n > 0) scale = *std::min_element(p, p + n);
     const float exponent = static_cast<float>(beta);
     for (int64_t i = 0; i < n; ++i) {
         const double ratio = scale / p[i];

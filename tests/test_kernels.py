@@ -205,7 +205,7 @@ def test_importance_weights():
     rng = np.random.default_rng(0)
     probabilities = rng.random(1000) ** 8 + 1e-12
     found, expected = np.empty(1000, np.float32), np.empty(1000, np.float32)
-    for scale in (0.0, 1e-3, 1e-12, 1e-60):
+    for scale in (np.nan, 0.0, 1e-3, 1e-12, 1e-60):
         for beta in (0.0, 0.4, 1.0, 1.7):
             kernels.importance_weights(probabilities, scale, beta, found)
             reference.importance_weights(probabilities, scale, beta, expected)

@@ -81,6 +81,13 @@ def test_explicit_dtypes_are_kept():
     assert schema == Schema.of({"obs": ("float64", 2), "action": ["i1", {"x": "f2"}], "reward": ("f8", 3), "mask": "?"})
 
 
+def test_names_with_slashes_do_not_collide():
+    buffer = rb.ReplayBuffer(3)
+    obs = {"walker/joints": 1.0, "walker": {"joints": 2.0}}
+    buffer.add(obs, 0, 0.0, obs, False, False)
+    assert buffer.sample(1).obs == {"walker/joints": [1.0], "walker": {"joints": [2.0]}}
+
+
 SPACES = [
     (spaces.Box(-1, 1, (3,)), "float32", (3,)),
     (spaces.Box(-1, 1, (3,), np.float64), "float32", (3,)),

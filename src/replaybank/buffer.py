@@ -148,7 +148,7 @@ class ReplayBuffer:
 
         Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
         """
-        if type(n) is not int or n < 1:
+        if type(n) is not int or not 0 < n <= MAX_CAPACITY:
             n = _whole_number("sample: n", n, MAX_CAPACITY)
         with self._lock:
             rows = self._rows
@@ -188,7 +188,7 @@ class ReplayBuffer:
         errors = as_numeric("td_error", td_error)
         if errors.dtype.kind == "c":
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        errors = np.ascontiguousarray(errors, np.float64)
+        errors = np.asarray(errors, np.float64, order="C")
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
         with self._lock:

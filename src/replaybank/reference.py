@@ -214,8 +214,8 @@ def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:
 
 
 def importance_weights(probabilities: NDArray[np.float64], scale: float, beta: float, out: NDArray[np.float32]) -> None:
-    """(scale / probability) ** beta; a scale of 0 stands for the smallest. The kernel rounds ratio and beta to float32."""
-    out[:] = ((scale or probabilities.min()) / probabilities) ** beta
+    """(scale / probability) ** beta; a scale of NaN stands for the smallest. The kernel rounds both to float32."""
+    out[:] = ((probabilities.min() if np.isnan(scale) else scale) / probabilities) ** beta
 
 
 def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.float64]) -> float:

@@ -14,8 +14,10 @@ from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite
 
 # The fields that every transition has, in the order of `add`; extras follow.
 STANDARD = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
-# Names a batch gives to what it adds, or to what it can do; no field may take them.
-TAKEN = frozenset({"block", "indices", "probabilities", "weights", "discount", "done", "keys", "items", "to_torch"})
+# Names a batch gives to what it adds, or to what it can do, and arguments of `extend`; no field may take them.
+TAKEN = frozenset(
+    {"block", "indices", "probabilities", "weights", "discount", "done", "keys", "items", "stream", "to_torch"}
+)
 
 
 @dataclass(frozen=True)

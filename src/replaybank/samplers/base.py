@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from replaybank import kernels
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -86,6 +89,15 @@ class Sampler(Protocol):
     def check_valid(self) -> None:
         """Raises AssertionError where the sampler contradicts itself."""
         ...
+
+
+def magnitudes(td_error: Floats, epsilon: float) -> Floats:
+    """|td_error| + epsilon; raises ValueError where one is not finite."""
+    found = np.empty(len(td_error))
+    if not math.isfinite(kernels.magnitudes(td_error, epsilon, found)):
+        wrong = int(np.flatnonzero(~np.isfinite(found))[0])
+        raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
+    return found
 
 
 def attached_once(window: Window | None, capacity: int) -> Window:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once
+from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes
 from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.sum_tree import Tree
 
@@ -46,8 +46,8 @@ class Prioritized:
         if weight_norm not in ("batch", "buffer", None):
             raise ValueError(f'Prioritized: weight_norm must be "batch", "buffer" or None, given {weight_norm!r}')
         self._alpha = _not_negative("alpha", alpha)
-        self.beta = beta if callable(beta) else _not_negative("beta", beta)
-        self.epsilon = _not_negative("epsilon", epsilon)
+        self.beta = beta
+        self.epsilon = epsilon
         self._weight_norm: WeightNorm = weight_norm
         self._window: Window | None = None
         self._samples = 0
@@ -55,8 +55,8 @@ class Prioritized:
 
     def attach(self, capacity: int) -> None:
         self._window = attached_once(self._window, capacity)
+        self._raw = Tree(capacity, kernels.MAX)  # priorities
         self._masses = Tree(capacity, kernels.SUM)  # priority ** alpha
-        self._raw = Tree(capacity, kernels.MAX)
         self._smallest = Tree(capacity, kernels.MIN_POSITIVE) if self._weight_norm == "buffer" else None
 
     @property
@@ -78,11 +78,30 @@ class Prioritized:
             _require_summable("alpha", self._raw.root, alpha)
             masses = _power(self._raw.leaves, alpha)
             live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
-            self._masses.leaves[:] = 0.0
-            self._masses.leaves[live] = masses[live]
-            self._masses.build()
+            for tree in self._trees()[1:]:
+                tree.leaves[:] = 0.0
+                tree.leaves[live] = masses[live]
+                tree.build()
         self._alpha = alpha
         self._newcomer = (0.0, 0.0)
+
+    @property
+    def beta(self) -> float | Schedule:
+        """How far importance weights correct for the priorities: 0 not at all, 1 fully."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float | Schedule) -> None:
+        self._beta = beta if callable(beta) else _not_negative("beta", beta)
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to the size of a TD error."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, epsilon: float) -> None:
+        self._epsilon = _not_negative("epsilon", epsilon)
 
     @property
     def weight_norm(self) -> WeightNorm:
@@ -100,7 +119,7 @@ class Prioritized:
         self._raw.fill(end - n, n, priority)
         self._masses.fill(end - n, n, self._newcomer[1])
         if self._smallest is not None:
-            self._smallest.fill(end - n, n, priority)
+            self._smallest.fill(end - n, n, self._newcomer[1])
 
     def cleared(self) -> None:
         self.window.start = self.window.added
@@ -114,23 +133,18 @@ class Prioritized:
         return self._masses.find(rng.random(n), window.oldest, window.added)
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = self.beta(self._samples) if callable(self.beta) else self.beta
+        beta = self._beta(self._samples) if callable(self._beta) else self._beta
         self._samples += 1
         if self._smallest is not None:
-            scale = float(_power(np.array([self._smallest.root]), self._alpha)[0]) / self._masses.root
+            scale = self._smallest.root / self._masses.root
         else:
-            scale = 0.0 if self._weight_norm == "batch" else 1.0 / len(self.window)
+            scale = math.nan if self._weight_norm == "batch" else 1.0 / len(self.window)
         weights = np.empty(len(probabilities), np.float32)
         kernels.importance_weights(probabilities, scale, beta, weights)
         return weights
 
     def priorities(self, td_error: Floats) -> Floats:
-        found = np.empty(len(td_error))
-        largest = kernels.magnitudes(td_error, self.epsilon, found)
-        if not math.isfinite(largest):
-            wrong = int(np.flatnonzero(~np.isfinite(found))[0])
-            raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
-        return found
+        return magnitudes(td_error, self._epsilon)
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays.
@@ -143,7 +157,7 @@ class Prioritized:
         window = self.window
         oldest, added = window.oldest, window.added
         if self._smallest is not None:
-            self._smallest.update(ids, priorities, oldest, added)
+            self._smallest.update(ids, masses, oldest, added)
         self._raw.update(ids, priorities, oldest, added)
         return self._masses.update(ids, masses, oldest, added)
 
@@ -161,9 +175,8 @@ class Prioritized:
         self.window.restore(state)
         self._samples = int(state["samples"])
         live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
-        for tree in (self._raw, *([self._smallest] if self._smallest is not None else [])):
-            tree.leaves[live] = state["priorities"]
-            tree.build()
+        self._raw.leaves[live] = state["priorities"]
+        self._raw.build()
         self.alpha = float(state["alpha"])
 
     @property
@@ -182,7 +195,7 @@ class Prioritized:
         assert np.array_equal(self._masses.leaves[live], _power(self._raw.leaves[live], self._alpha))
 
     def _trees(self) -> tuple[Tree, ...]:
-        trees = (self._masses, self._raw)
+        trees = (self._raw, self._masses)
         return trees if self._smallest is None else (*trees, self._smallest)
 
 

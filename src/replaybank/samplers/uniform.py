@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once
+from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes
 
 
 class Uniform:
@@ -58,7 +58,7 @@ class Uniform:
         return weights
 
     def priorities(self, td_error: Floats) -> Floats:
-        return td_error
+        return magnitudes(td_error, 0.0)
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0

@@ -32,7 +32,7 @@ class Gather:
     def __init__(self, rows: Rows) -> None:
         self.schema: Schema = rows.schema
         nodes = self.schema.fields | BOOKKEEPING
-        self._places: dict[str, Places] = {name: _places(name, node) for name, node in nodes.items()}
+        self._places: dict[str, Places] = {name: _places(node) for name, node in nodes.items()}
         self._leaves = [leaf for node in nodes.values() for leaf in leaves_of(node)]
         self._copies = [
             (SOURCES.get(leaf.path[0], FIRST), rows.offset_of(leaf), leaf.nbytes, at)
@@ -66,7 +66,7 @@ class Gather:
                 end += -(-leaf.nbytes * n // LINE) * LINE
             dtype = np.dtype(
                 {
-                    "names": ["/".join(leaf.path) for leaf in self._leaves],
+                    "names": [leaf.name for leaf in self._leaves],
                     "formats": [(leaf.dtype, (n, *leaf.shape)) for leaf in self._leaves],
                     "offsets": offsets,
                     "itemsize": end,
@@ -79,8 +79,8 @@ class Gather:
         return known
 
 
-def _places(path: str, node: Node) -> Places:
+def _places(node: Node) -> Places:
     if isinstance(node, Leaf):
-        return path
-    children = {name: _places(f"{path}/{name}", child) for name, child in children_of(node).items()}
+        return node.name
+    children = {name: _places(child) for name, child in children_of(node).items()}
     return children if isinstance(node, dict) else tuple(children.values())

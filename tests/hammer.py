@@ -1,0 +1,226 @@
+"""Drives every kernel through the public paths, with odd sizes; run by test_sanitizers.py in a process of its own.
+
+usage: python hammer.py NATIVE_MODULE [overflow]
+
+It asserts little: the sanitizers that NATIVE_MODULE was built with watch every byte. With `overflow` it reads past the
+end of an array on purpose, to show that they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+
+
+def load(path: str) -> Any:
+    """Puts the module at `path` in the place of `replaybank._native`."""
+    spec = importlib.util.spec_from_file_location("replaybank._native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["replaybank._native"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+native = load(sys.argv[1])
+
+import replaybank as rb  # noqa: E402  after the module it should use
+from replaybank import kernels  # noqa: E402
+from replaybank.samplers.sum_tree import Tree  # noqa: E402
+
+assert kernels.append is native.append
+
+DTYPES = ("?", "b", "u2", "i4", "i8", "u8", "f2", "f4", "f8", "g", "F", "D")
+
+
+def random_leaf(rng: np.random.Generator, big: bool) -> Any:
+    shapes = [(), (0,), (1,), (3,), (7,), (2, 0, 3), (2, 3), (5, 1, 2), (4,), (8,), (33,)]
+    shape = (3001,) if big else shapes[rng.integers(len(shapes))]
+    return (DTYPES[rng.integers(len(DTYPES))], shape)
+
+
+def random_node(rng: np.random.Generator, depth: int, big: bool = False) -> Any:
+    if depth == 0 or rng.random() < 0.4:
+        return random_leaf(rng, big)
+    children = [random_node(rng, depth - 1) for _ in range(rng.integers(1, 5))]
+    return children if rng.random() < 0.5 else {f"part{i}": child for i, child in enumerate(children)}
+
+
+def values(rng: np.random.Generator, node: Any, lead: tuple[int, ...]) -> Any:
+    if isinstance(node, dict):
+        return {name: values(rng, child, lead) for name, child in node.items()}
+    if isinstance(node, list):
+        return tuple(values(rng, child, lead) for child in node)
+    dtype, shape = node
+    return rng.integers(0, 2, (*lead, *shape)).astype(dtype)
+
+
+def random_life(seed: int) -> None:
+    """A buffer of a random shape lives: links, ends, wraps, is sampled, updated, cleared."""
+    rng = np.random.default_rng(seed)
+    capacity, streams = int(rng.integers(1, 71)), int(rng.choice([1, 1, 2, 3, 8, 17]))
+    big = seed % 10 == 0
+    spec = {
+        "obs": random_node(rng, 2, big),
+        "action": random_node(rng, 1),
+        "reward": (str(rng.choice(["f4", "f8"])), [(), (2,), (0,)][rng.integers(3)]),
+        **{f"extra{i}": random_node(rng, 1) for i in range(rng.choice([0, 0, 1, 40]))},
+    }
+    if seed % 3 == 0:
+        spec = {"obs": ("float32", (int(rng.integers(0, 9)),)), "action": ("int64", ()), "reward": ("float32", ())}
+    samplers = (
+        rb.Uniform(),
+        rb.Uniform(replace=False),
+        rb.Prioritized(),
+        rb.Prioritized(1.0, 1.0, 0.0, "buffer"),
+        rb.Prioritized(0.0, weight_norm=None),
+    )
+    buffer = rb.ReplayBuffer(capacity, spec, streams, samplers[seed % 5], rb.NStep(1, 0.9), seed)
+    before: list[Any] = [None] * streams
+    for turn in range(30):
+        chosen = int(rng.integers(streams))
+        n = int(rng.choice([1, 2, 5, capacity, 2 * capacity + 1]))
+        lone = turn % 2 == 0
+        lead: tuple[int, ...] = (n,) if lone else (streams,) if streams > 1 else ()
+        fields = {name: values(rng, node, lead) for name, node in spec.items()}
+        fields["next_obs"] = values(rng, spec["obs"], lead)
+        fields["terminated"] = rng.random(lead) < 0.1
+        fields["truncated"] = np.zeros(lead, bool) if turn % 5 else (rng.random(lead) < 0.1)
+        if not lone and before[0] is not None and turn % 3:
+            fields["obs"] = before[0]
+        if lone:
+            buffer.extend(**fields, stream=chosen)
+        else:
+            buffer.add(**fields)
+            before[0] = fields["next_obs"]
+        for size in (1, int(rng.integers(1, 18)), 130):
+            if not isinstance(buffer.sampler, rb.Uniform) or buffer.sampler.replace or size <= len(buffer):
+                buffer.view.n = int(rng.integers(1, 18))  # type: ignore[attr-defined]
+                with contextlib.suppress(ValueError):  # all priorities may be 0
+                    batch = buffer.sample(size)
+                    errors = rng.normal(size=size) * (rng.random(size) < 0.8)
+                    buffer.update_priorities(batch.indices, errors)
+        if turn % 10 == 9:
+            buffer.view = rb.Transition(0.5)
+        else:
+            buffer.view = rb.NStep(3, 0.5)
+        newest = buffer.stats()["added"] - 1
+        buffer.update_priorities(rng.integers(0, newest + 1, 200), rng.normal(size=200))
+        for wrong in ([newest + 1], [2**63 - 1], [-(2**63)], [-1]):
+            with contextlib.suppress(ValueError):
+                buffer.update_priorities(wrong, [1.0])
+        rows = buffer._rows
+        assert rows is not None
+        if len(buffer):
+            ids = rng.integers(rows.oldest, rows.added, 17)
+            for steps in (0, 1, 5, capacity + 3):
+                for forward in (True, False):
+                    rows.walk(ids, steps, forward)
+        if hasattr(buffer.sampler, "alpha"):
+            buffer.sampler.alpha = float(rng.choice([0.0, 0.5, 1.0]))
+        buffer.check_valid()
+        if turn == 20:
+            buffer.clear()
+
+
+def trees() -> None:
+    """Every kernel of the tree, every number of lanes, sizes on both sides of whole families and registers."""
+    rng = np.random.default_rng(0)
+    for capacity in (*range(1, 71), 511, 512, 513, 4100):
+        for combine in (kernels.SUM, kernels.MAX, kernels.MIN_POSITIVE):
+            tree = Tree(capacity, combine)
+            tree.fill(capacity // 2, capacity, 1.0)
+            tree.fill(capacity - 1, min(2, capacity), 2.0)
+            tree.fill(5, 0, 2.0)
+            for n in (0, 1, 3, 17, 300):
+                tree.update(rng.integers(0, 3 * capacity, n), rng.random(n), capacity + 1, 2 * capacity + 1)
+            tree.build()
+            tree.check_valid()
+            if combine != kernels.SUM:
+                continue
+            for lanes in (1, 4, 8):
+                if lanes > kernels.LANES:
+                    continue
+                for n in (*range(18), 64, 257):
+                    for uniforms in (rng.random(n), np.zeros(n), np.full(n, np.nextafter(1.0, 0.0))):
+                        ids, found = np.empty(n, np.int64), np.empty(n)
+                        kernels.tree_find(
+                            tree._tree, capacity, capacity + 1, 2 * capacity + 1, uniforms, ids, found, lanes
+                        )
+
+
+class Subclass(np.ndarray):
+    """What NumPy's own tests of scalars mistake for a scalar where it has no axes."""
+
+
+def odd_arguments() -> None:
+    """Everything that Python lets through to `append`, in every place of a flat buffer. What is refused is refused."""
+    odd: list[Any] = [
+        None, True, 1, -1, 2**63 - 1, 2**63, -(2**63), 2**200, 1.5, float("nan"), float("inf"), 1e300, 1e-320, 1j,
+        "1", b"1", [], [1], [[1], [1, 2]], (), {}, {1}, object(), Ellipsis, slice(None), int, rb,
+        *(np.array(1).astype(code)[()] for code in "?bBhHiIlLqQefdgFDG"),
+        *(np.ones(shape, code) for code in "?qfdgG" for shape in ((), (1,), (3,), (3, 1), (0,), (2, 3), (3, 3))),
+        *(np.ones(shape, code).view(Subclass) for code in "?lfd" for shape in ((), (3,))),
+        np.datetime64("2020-01-01"), np.timedelta64(1), np.str_("1"), np.bytes_(b"1"), np.void(b"1234"),
+        np.zeros((), [("x", "f4")])[()], np.ma.masked, np.ma.array(1.0), np.ones(3, ">f4"), np.ones(6, "f4")[::2],
+        np.ones(3, "f4")[::-1], np.frombuffer(b"x" * 13, "f4", offset=1), np.frombuffer(b"\x02", bool)[0],
+        np.frombuffer(b"\x02", bool).reshape(()), np.array([1, None, 2]), np.broadcast_to(np.float32(1), 3),
+    ]  # fmt: skip
+    good = [np.ones(3, np.float32), 1, 1.0, np.ones(3, np.float32), False, False]
+    spec = {"obs": ("float32", (3,)), "action": "int64"}
+    kinds = [spec, {**spec, "reward": "float64", "action": "uint8"}, {**spec, "action": "longdouble"}]
+    buffers = [rb.ReplayBuffer(5, kind) for kind in kinds] + [rb.ReplayBuffer(5, spec, streams=3)]
+    for buffer in buffers:
+        for place in range(6):
+            for value in odd:
+                arguments = [*good]
+                arguments[place] = value
+                with contextlib.suppress(TypeError, ValueError):
+                    buffer.add(*arguments)
+                with contextlib.suppress(TypeError, ValueError):
+                    buffer.extend(*arguments)
+        buffer.check_valid()
+        if len(buffer):
+            buffer.sample(9)
+
+
+def crowd() -> None:
+    """Several threads on one buffer, with batches and rows large enough to release the GIL."""
+    buffer = rb.ReplayBuffer(300, streams=4, sampler=rb.Prioritized(), view=rb.NStep(3, 0.9), seed=0)
+    wide, off = np.ones((4, 2000), np.float32), np.zeros(4, bool)
+
+    def add() -> None:
+        for t in range(150):
+            buffer.add(wide * t, off, off, wide * (t + 1), off, off)
+
+    def learn() -> None:
+        for _ in range(80):
+            batch = buffer.sample(100)
+            buffer.update_priorities(batch.indices, batch.reward)
+
+    add()
+    threads = [threading.Thread(target=work) for work in (add, add, learn, learn)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    buffer.check_valid()
+
+
+if sys.argv[2:] == ["overflow"]:
+    tree = Tree(100)
+    kernels.tree_build((tree.nodes.copy(), tree._levels * 3), kernels.SUM)
+    sys.exit("read past the end, and nothing noticed")
+
+trees()
+odd_arguments()
+for seed in range(60):
+    random_life(seed)
+crowd()
+print("clean")

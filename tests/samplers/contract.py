@@ -1,0 +1,202 @@
+"""What every sampler must do, whatever its distribution. A test class of a sampler derives from `SamplerContract`."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaybank as rb
+from replaybank.samplers.base import Sampler
+
+CAPACITY = 37
+
+
+def step(t: int) -> tuple[Any, ...]:
+    return np.float32([t]), t, 1.0, np.float32([t + 1]), False, False
+
+
+class SamplerContract:
+    """Derive, and say in `make` how to build the sampler."""
+
+    def make(self) -> Sampler:
+        raise NotImplementedError
+
+    def attached(self, calls: int = 60, capacity: int = CAPACITY) -> Sampler:
+        """A sampler with a life behind it: about 4 * calls ids, priorities set for many, a batch drawn in each call."""
+        sampler = self.make()
+        sampler.attach(capacity)
+        rng = np.random.default_rng(5)
+        added = 0
+        for _ in range(calls):
+            n = int(rng.integers(1, 8))
+            sampler.added(added, n)
+            added += n
+            ids = rng.integers(max(0, added - 2 * capacity), added, 9)
+            sampler.update(ids, sampler.priorities(rng.normal(size=9)))
+            _, probabilities = sampler.draw(1, rng)
+            sampler.weights(probabilities)
+            sampler.check_valid()
+        self.added_so_far = added
+        return sampler
+
+    # ---- draws ----
+
+    @pytest.mark.parametrize("n", [1, 2, 7, 8, 9, 16, 37, 1000])
+    def test_draws_only_live_ids(self, n: int) -> None:
+        sampler = self.make()
+        sampler.attach(CAPACITY)
+        rng = np.random.default_rng(n)
+        added = 0
+        for batch in (1, 1, 3, 30, 2, 5, 37, 1, 90, 4):
+            sampler.added(added, batch)
+            added += batch
+            size = min(added, CAPACITY)
+            if n > size and getattr(sampler, "replace", True) is False:
+                continue
+            ids, probabilities = sampler.draw(n, rng)
+            assert ids.dtype == np.int64
+            assert probabilities.dtype == np.float64
+            assert ids.shape == probabilities.shape == (n,)
+            assert ids.min() >= added - size
+            assert ids.max() < added
+            assert (probabilities > 0).all()
+            assert (probabilities <= 1).all()
+            sampler.check_valid()
+
+    def test_after_clear_only_what_came_since_is_drawn(self) -> None:
+        sampler = self.attached()
+        sampler.cleared()
+        sampler.check_valid()
+        first = self.added_so_far
+        for n in (1, 2, 50):
+            sampler.added(first, n)
+            first += n
+            low = max(self.added_so_far, first - CAPACITY)
+            for seed in range(20):
+                ids, _ = sampler.draw(1, np.random.default_rng(seed))
+                assert low <= ids[0] < first
+            sampler.check_valid()
+
+    def test_the_same_generator_gives_the_same_draws(self) -> None:
+        one, other = self.attached(), self.attached()
+        rng, twin = np.random.default_rng(1), np.random.default_rng(1)
+        for n in (1, 30, 7):
+            for a, b in zip(one.draw(n, rng), other.draw(n, twin), strict=True):
+                assert a.tobytes() == b.tobytes()
+
+    def test_only_the_generator_it_is_handed_is_used(self) -> None:
+        """The global generator of NumPy stays where it is."""
+        sampler = self.attached()
+        before = copy.deepcopy(np.random.get_state(legacy=False))  # noqa: NPY002
+        sampler.draw(20, np.random.default_rng(0))
+        np.testing.assert_equal(np.random.get_state(legacy=False), before)  # noqa: NPY002
+
+    def test_drawing_changes_nothing_that_the_next_draw_depends_on(self) -> None:
+        sampler = self.attached()
+        first = sampler.draw(20, np.random.default_rng(3))
+        sampler.draw(9, np.random.default_rng(4))
+        again = sampler.draw(20, np.random.default_rng(3))
+        assert first[0].tobytes() == again[0].tobytes()
+        assert first[1].tobytes() == again[1].tobytes()
+
+    # ---- weights and priorities ----
+
+    def test_weights_are_positive_finite_float32_one_a_draw(self) -> None:
+        sampler = self.attached()
+        _, probabilities = sampler.draw(30, np.random.default_rng(0))
+        weights = sampler.weights(probabilities)
+        assert weights.dtype == np.float32
+        assert weights.shape == (30,)
+        assert np.isfinite(weights).all()
+        assert (weights > 0).all()
+
+    def test_priorities_of_ids_that_have_left_are_skipped(self) -> None:
+        sampler = self.attached()
+        before = sampler.state()
+        gone = np.arange(self.added_so_far - CAPACITY)
+        assert sampler.update(gone, np.full(len(gone), 9.0)) == 0
+        np.testing.assert_equal(sampler.state(), before)
+        sampler.check_valid()
+
+    def test_the_callers_arrays_are_never_changed(self) -> None:
+        sampler = self.attached()
+        newest = self.added_so_far - 1
+        ids, errors = np.array([newest, 3, newest, newest - 1]), np.array([-1.0, 2.0, 3.0, -4.0])
+        _, probabilities = sampler.draw(4, np.random.default_rng(0))
+        kept = [array.copy() for array in (ids, errors, probabilities)]
+        sampler.update(ids, sampler.priorities(errors))
+        sampler.weights(probabilities)
+        for array, was in zip((ids, errors, probabilities), kept, strict=True):
+            assert np.array_equal(array, was)
+
+    # ---- state ----
+
+    @pytest.mark.parametrize("used_before", [False, True])
+    @pytest.mark.parametrize("calls", [0, 3, 60])
+    def test_a_restored_sampler_goes_on_as_the_first_one_would(self, calls: int, used_before: bool) -> None:
+        first = self.attached(calls)
+        added = self.added_so_far
+        state = first.state()
+        twin = self.attached(25) if used_before else self.make()
+        if not used_before:
+            twin.attach(CAPACITY)
+        twin.restore(state)
+        twin.check_valid()
+        rng, twin_rng = np.random.default_rng(8), np.random.default_rng(8)
+        for n in (1, 12, 50, 3):
+            for sampler in (first, twin):
+                sampler.added(added, n)
+                ids = np.arange(added, added + n)
+                sampler.update(ids, sampler.priorities(np.arange(float(n)) - 3))
+            added += n
+            drawn, probabilities = first.draw(1, rng)
+            twin_drawn, twin_probabilities = twin.draw(1, twin_rng)
+            assert drawn.tobytes() == twin_drawn.tobytes()
+            assert probabilities.tobytes() == twin_probabilities.tobytes()
+            assert first.weights(probabilities).tobytes() == twin.weights(twin_probabilities).tobytes()
+        np.testing.assert_equal(first.state(), twin.state())
+
+    def test_a_state_is_a_copy(self) -> None:
+        sampler = self.attached()
+        state = sampler.state()
+        kept = copy.deepcopy(state)
+        sampler.added(self.added_so_far, 10)
+        sampler.update(np.arange(self.added_so_far, self.added_so_far + 10), np.full(10, 77.0))
+        sampler.cleared()
+        np.testing.assert_equal(state, kept)
+
+    # ---- one buffer each ----
+
+    def test_a_second_attach_is_refused_and_changes_nothing(self) -> None:
+        sampler = self.attached()
+        before = sampler.state()
+        with pytest.raises(ValueError, match="belongs to another buffer"):
+            sampler.attach(99)
+        np.testing.assert_equal(sampler.state(), before)
+        sampler.check_valid()
+
+    def test_two_buffers_cannot_share_it(self) -> None:
+        sampler = self.make()
+        first = rb.ReplayBuffer(10, sampler=sampler)
+        first.add(*step(0))
+        with pytest.raises(ValueError, match="sampler of its own"):
+            rb.ReplayBuffer(20, sampler=sampler)
+        first.add(*step(1))
+        assert set(first.sample(2).indices.tolist()) <= {0, 1}
+        first.check_valid()
+
+    def test_a_buffer_that_could_not_be_made_leaves_its_sampler_free(self) -> None:
+        sampler = self.make()
+        for wrong in ({"capacity": 0}, {"streams": 0}, {"view": rb.NStep}, {"schema": {"obs": "str"}}):
+            with pytest.raises((ValueError, TypeError)):
+                rb.ReplayBuffer(**({"capacity": 10, "sampler": sampler} | wrong))
+        rb.ReplayBuffer(10, sampler=sampler).add(*step(0))
+
+    def test_nbytes_is_a_number_of_bytes(self) -> None:
+        assert self.make().nbytes == 0
+        nbytes = self.attached().nbytes
+        assert isinstance(nbytes, int)
+        assert 0 <= nbytes < 10_000
