@@ -353,7 +353,7 @@ def test_huge_priorities_that_can_be_summed_are_drawn_rightly() -> None:
 
 
 def test_a_smallest_mass_that_underflows_does_not_turn_into_another_norm() -> None:
-    """priority ** alpha may be 0 in float64 where the priority is not: such a row is never drawn, and does not count."""
+    """priority ** alpha may be 0 in float64 where the priority is not: such a row is never drawn and never counts."""
     sampler = attached(np.array([1e-200, 1.0, 3.0]), start=0, alpha=2.0, beta=0.4, epsilon=0.0, weight_norm="buffer")
     weights = sampler.weights(np.array([0.9, 0.9]))  # the batch's own largest would give ones
     np.testing.assert_allclose(weights, (1 / 9) ** 0.4, rtol=1e-6)
