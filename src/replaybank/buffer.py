@@ -156,10 +156,7 @@ class ReplayBuffer:
                 raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
             ids, probabilities = self._draw(rows, n)
             batch = self.view.read(rows, ids)
-            block = batch.block
-            block["indices"] = ids
-            block["probabilities"] = probabilities
-            block["weights"] = self.sampler.weights(probabilities)
+            batch.draw(ids, probabilities, self.sampler.weights(probabilities))
             self._sampled += n
             return batch
 

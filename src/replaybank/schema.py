@@ -16,7 +16,7 @@ from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite
 STANDARD = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 # Names a batch gives to what it adds, or to what it can do, and arguments of `extend`; no field may take them.
 TAKEN = frozenset(
-    {"block", "indices", "probabilities", "weights", "discount", "done", "keys", "items", "stream", "to_torch"}
+    {"block", "indices", "probabilities", "weights", "discount", "done", "draw", "keys", "items", "stream", "to_torch"}
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.batch import Batch, Places
+from replaybank.batch import DRAWN, Batch, Places
 from replaybank.rows import DISCOUNT, FIRST, LAST, NEXT_OBS, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
 
@@ -32,7 +32,7 @@ class Gather:
     def __init__(self, rows: Rows) -> None:
         self.schema: Schema = rows.schema
         nodes = self.schema.fields | BOOKKEEPING
-        self._places: dict[str, Places] = {name: _places(node) for name, node in nodes.items()}
+        self._places: dict[str, Places] = {name: _places(node) for name, node in nodes.items() if name not in DRAWN}
         self._leaves = [leaf for node in nodes.values() for leaf in leaves_of(node)]
         self._copies = [
             (SOURCES.get(leaf.path[0], FIRST), rows.offset_of(leaf), leaf.nbytes, at)
