@@ -40,7 +40,7 @@ class Batch:
     - `done`: another name for `terminated`: whether bootstrapping stops. A time limit (`truncated`) does not stop it.
 
     Iterating gives obs, action, reward, next_obs, done, as loops unpack them. The arrays are copies: they stay as they
-    are whatever happens to the buffer. They lie in one contiguous block, `block`, that moves to a device in one transfer;
+    are whatever happens to the buffer. They lie in one contiguous `block`, which moves to a device in one transfer;
     the sampler's three join it just before (copying them on every `sample` took a tenth of its time).
     """
 
