@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, settings
 
-# REPLAYBANK_LONG=1 turns tests marked `slow`, and all property tests, into their long form.
-LONG = os.environ.get("REPLAYBANK_LONG", "") not in ("", "0")
+from scale import LONG
 
 # Derandomized and without a database: the same examples in every run, on every machine.
 settings.register_profile(

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import replaybank as rb
-from conftest import LONG
 from oracle import Oracle, item, leaves, same_batch, same_bytes, stacked
+from scale import LONG
 
 # Values that are equal but differ in bytes, and values that differ though their bytes are equal.
 FLOATS = (0.0, -0.0, 1.0, float("nan"), float("inf"), 1e-45)

@@ -84,18 +84,19 @@ class Batch:
         return getattr(self, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[name] for name in TUPLE_ORDER])
+        return iter([getattr(self, name) for name in TUPLE_ORDER])
 
     def __len__(self) -> int:
         """How many transitions."""
-        return len(self["indices"])
+        return len(self["discount"])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._places or name in DRAWN or name == "done"
+        return name in tuple(self.keys()) or name == "done"
 
     def keys(self) -> Iterator[str]:
         """The names of the fields; with this, `dict(batch)` works."""
-        return iter(dict.fromkeys((*self._places, *DRAWN)))
+        drawn = (name for name in DRAWN if name in self.__dict__ and name not in self._places)
+        return iter((*self._places, *drawn))
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """Names and fields."""
