@@ -1,7 +1,5 @@
 """replaybank: the memory of a reinforcement-learning agent."""
 
-from importlib.metadata import version as _version
-
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport, ReplayBuffer
 from replaybank.samplers.prioritized import Prioritized
@@ -10,8 +8,6 @@ from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
 from replaybank.views.nstep import NStep
 from replaybank.views.transition import Transition
-
-__version__ = _version("replaybank")
 
 __all__ = [
     "Batch",
@@ -25,3 +21,11 @@ __all__ = [
     "linear",
     "schema_of",
 ]
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import version  # a quarter of the time of importing NumPy, and seldom asked for
+
+        return version("replaybank")
+    raise AttributeError(f"module 'replaybank' has no attribute {name!r}")
