@@ -1,0 +1,101 @@
+"""Pictures of a comparison. Every function draws into the `ax` it is given and computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from replaybank.study.stats import Interval
+
+Array = npt.NDArray[np.float64]
+
+# Okabe and Ito's palette, told apart with any common colour blindness; line styles tell the arms apart in print.
+COLOURS = {"online": "#D55E00", "recent": "#E69F00", "uniform": "#0072B2", "prioritized": "#009E73"}
+LINES: dict[str, Literal["-"] | tuple[float, tuple[float, ...]]] = {
+    "online": "-",
+    "recent": (0, (5, 1.5)),
+    "uniform": "-",
+    "prioritized": (0, (1, 1)),
+}
+INK, PALE = "#222222", "#DDDDDD"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An arm's learning curve: steps [points], and mean, lower and upper bound of the return [points]."""
+
+    steps: Array
+    mean: Array
+    low: Array
+    high: Array
+
+
+def learning_curves(ax: Axes, curves: Mapping[str, Curve], threshold: float | None = None) -> None:
+    """Mean return against environment steps, one line per arm with its band of confidence."""
+    for name, curve in curves.items():
+        colour = COLOURS.get(name, INK)
+        ax.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
+        ax.plot(curve.steps, curve.mean, color=colour, linestyle=LINES.get(name, "-"), linewidth=2, label=name)
+    if threshold is not None:
+        ax.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        ax.annotate(
+            f"solved: {threshold:g}",
+            (0.01, threshold),
+            xycoords=("axes fraction", "data"),
+            va="bottom",
+            xytext=(0, 2),
+            textcoords="offset points",
+            fontsize=9,
+            color=INK,
+        )
+    ax.set_xlabel("environment steps per seed")
+    ax.set_ylabel("return of the training episodes")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    ax.set_xlim(0, max(curve.steps[-1] for curve in curves.values()))
+    _plain(ax)
+
+
+def final_returns(
+    ax: Axes, returns: Mapping[str, Sequence[float]], intervals: Mapping[str, Interval], threshold: float | None = None
+) -> None:
+    """Final return of every seed (dots) with the arm's mean and confidence interval (diamond with bar)."""
+    for place, (name, values) in enumerate(returns.items()):
+        colour = COLOURS.get(name, INK)
+        spread = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
+        ax.scatter(place + spread - 0.08, values, s=22, color=colour, alpha=0.55, linewidth=0, zorder=2)
+        interval = intervals[name]
+        ax.vlines(place + 0.26, interval.low, interval.high, color=colour, linewidth=2.5, zorder=3)
+        ax.scatter([place + 0.26], [interval.estimate], s=48, marker="D", color=colour, edgecolor="white", zorder=4)
+    if threshold is not None:
+        ax.axhline(threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+    ax.set_xticks(range(len(returns)), list(returns))
+    ax.set_xlim(-0.5, len(returns) - 0.5)
+    ax.set_ylabel("final return (last 20% of steps)")
+    _plain(ax)
+
+
+def caption(figure: Figure, title: str, subtitle: str, definitions: Mapping[str, str]) -> None:
+    """Title above, and below a legend that says what each arm is."""
+    figure.text(0.012, 0.985, title, fontsize=15, fontweight="bold", va="top", color=INK)
+    figure.text(0.012, 0.925, subtitle, fontsize=10.5, va="top", color=INK)
+    for place, (name, definition) in enumerate(definitions.items()):
+        y = 0.125 - 0.032 * place
+        colour = COLOURS.get(name, INK)
+        line = Line2D([0.014, 0.05], [y, y], color=colour, linestyle=LINES.get(name, "-"), linewidth=2)
+        figure.add_artist(line)
+        figure.text(0.058, y, name, fontsize=10, fontweight="bold", va="center", color=INK)
+        figure.text(0.145, y, definition, fontsize=10, va="center", color=INK)
+    figure.subplots_adjust(left=0.062, right=0.988, top=0.86, bottom=0.245, wspace=0.17)
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color=PALE, linewidth=0.6)
+    ax.set_axisbelow(True)
