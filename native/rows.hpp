@@ -14,7 +14,7 @@
 namespace replaybank {
 
 constexpr uint32_t NO_TAIL = 0xffffffffu;
-constexpr int64_t BLOCK = 64;  // rows in flight: their lines fit in the first-level cache
+constexpr int64_t BLOCK = 16;  // rows on their way at a time: about as many lines as a core can wait for
 
 // Where things are in memory. Filled from NumPy arrays that Python owns.
 struct Store {
@@ -168,12 +168,14 @@ class Reader {
     void read(const Copy* copies, int64_t n_copies) {
         bool needs_next = false;
         for (int64_t c = 0; c < n_copies; ++c) needs_next |= copies[c].source == Source::NEXT_OBS;
-        fetch(0);
+        for (int64_t i = 0; i < std::min(BLOCK, n_); ++i) fetch(i);
         for (int64_t begin = 0, turn = 0; begin < n_; begin += BLOCK, turn ^= 1) {
             const int64_t count = std::min(BLOCK, n_ - begin);
-            fetch(begin + BLOCK);
             const char* const* sources[3] = {rows_[turn][0], rows_[turn][last_ == first_ ? 0 : 1], next_};
-            if (needs_next) find_next(begin, count, sources[1]);
+            for (int64_t i = begin; i < begin + count; ++i) {
+                if (i + BLOCK < n_) fetch(i + BLOCK);
+                if (needs_next) find_next(i, sources[1][i - begin]);
+            }
             for (int64_t c = 0; c < n_copies; ++c) {
                 if (copies[c].source == Source::DISCOUNT) {
                     discount(copies[c], begin, count, sources[1]);
@@ -185,11 +187,10 @@ class Reader {
     }
 
    private:
-    void fetch(int64_t begin) {
-        const int64_t turn = begin / BLOCK % 2, end = std::min(begin + BLOCK, n_);
-        for (int64_t i = begin; i < end; ++i) rows_[turn][0][i - begin] = touch(first_[i]);
-        if (last_ == first_) return;
-        for (int64_t i = begin; i < end; ++i) rows_[turn][1][i - begin] = touch(last_[i]);
+    void fetch(int64_t i) {
+        const int64_t turn = i / BLOCK % 2;
+        rows_[turn][0][i % BLOCK] = touch(first_[i]);
+        if (last_ != first_) rows_[turn][1][i % BLOCK] = touch(last_[i]);
     }
 
     const char* touch(int64_t id) const {
@@ -199,13 +200,12 @@ class Reader {
         return row;
     }
 
-    void find_next(int64_t begin, int64_t count, const char* const* rows) {
-        for (int64_t i = 0; i < count; ++i) {
-            const uint32_t distance = store_.link(rows[i], store_.next_at);
-            next_[i] = distance ? store_.row(ring_.slot(last_[begin + i] + distance))
-                                : store_.tail(store_.link(rows[i], store_.tail_at));
-            prefetch(next_[i]);
-        }
+    void find_next(int64_t i, const char* row) {
+        const uint32_t distance = store_.link(row, store_.next_at);
+        const char* next = distance ? store_.row(ring_.slot(last_[i] + distance))
+                                    : store_.tail(store_.link(row, store_.tail_at));
+        prefetch(next);
+        next_[i % BLOCK] = next;
     }
 
     void discount(const Copy& copy, int64_t begin, int64_t count, const char* const* rows) const {
