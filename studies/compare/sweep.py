@@ -3,7 +3,8 @@
     python studies/compare/sweep.py [WORKERS]
 
 Rows are appended to sweep.csv next to this file; what is already there is not run again. The seeds of the comparison
-itself (0 to 9) have no part in it: the sweep has seeds 1000 to 1009, and the preset is confirmed on 2000 to 2019.
+itself (0 to 9) have no part in it (README.md tells of one exception): the sweep has seeds 1000 to 1009, and the preset
+is confirmed on 2000 to 2019.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from replaybank.study import SettingError
 from replaybank.study.arms import ARMS, check_arms
 from replaybank.study.dqn import DQNConfig, Episode, make_env
 
-LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """What `--lr-sweep` tries for every arm, beside the preset's."""
 SWEEP_SEEDS = 1_000_000
 """The sweep's seeds begin so far above the comparison's: a learning rate is never chosen on the seeds that judge it."""
