@@ -48,16 +48,20 @@ class Batch:
         """`block`: all columns, a structured array of shape (); `columns`: what to take instead (tensors by name)."""
         columns = block if columns is None else columns
         # The fields are plain attributes: a loop reads each of them once or twice a batch.
-        fields = self.__dict__
-        for name, place in places.items():
-            fields[name] = columns[place] if isinstance(place, str) else pick(place, columns)
-        fields["block"], fields["_places"], fields["_columns"] = block, places, columns
+        self.__dict__ = {
+            name: columns[place] if place.__class__ is str else pick(place, columns) for name, place in places.items()
+        }
+        self.block = block
+        self._places = places
+        self._columns = columns
 
     def draw(
         self, indices: NDArray[np.int64], probabilities: NDArray[np.float64], weights: NDArray[np.float32]
     ) -> None:
         """Takes what the sampler says: one number a transition, of each."""
-        self.__dict__.update(indices=indices, probabilities=probabilities, weights=weights)
+        self.indices = indices
+        self.probabilities = probabilities
+        self.weights = weights
 
     def _packed(self) -> tuple[NDArray[Any], dict[str, Places]]:
         """The block with all columns in it, and where each field is."""

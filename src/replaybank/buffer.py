@@ -152,7 +152,7 @@ class ReplayBuffer:
             n = _whole_number("sample: n", n, MAX_CAPACITY)
         with self._lock:
             rows = self._rows
-            if rows is None or len(rows) == 0:
+            if rows is None or rows.empty:
                 raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
             ids, probabilities = self._draw(rows, n)
             batch = self.view.read(rows, ids)

@@ -68,6 +68,11 @@ class Rows:
         added, start, *_ = self._cursor.tolist()
         return max(start, added - self.capacity)
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no live transition."""
+        return self._cursor.item(0) == self._cursor.item(1)
+
     def __len__(self) -> int:
         added, start, *_ = self._cursor.tolist()
         return min(added - start, self.capacity)

@@ -19,16 +19,21 @@ class Window:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.added = 0
-        self.start = 0
-
-    @property
-    def oldest(self) -> int:
-        """The oldest live id; equal to `added` where there is none."""
-        return max(self.start, self.added - self.capacity)
+        self.added = 0  # the id that comes next
+        self.start = 0  # older ids were cleared away
+        self.oldest = 0  # the oldest live id; equal to `added` where there is none
 
     def __len__(self) -> int:
         return self.added - self.oldest
+
+    def extend_to(self, added: int) -> None:
+        """All ids below `added` have been given out; those older than the last `capacity` have left."""
+        self.added = added
+        self.oldest = max(self.start, added - self.capacity)
+
+    def clear(self) -> None:
+        """All ids have left."""
+        self.start = self.oldest = self.added
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
@@ -36,7 +41,8 @@ class Window:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up a `state()`."""
-        self.added, self.start = int(state["added"]), int(state["start"])
+        self.start = int(state["start"])
+        self.extend_to(int(state["added"]))
 
 
 class Sampler(Protocol):

@@ -115,14 +115,14 @@ class Prioritized:
             self._newcomer = (priority, float(_power(np.array([priority]), self._alpha)[0]))
         end = first_id + n
         n = min(n, window.capacity)
-        window.added = end
+        window.extend_to(end)
         self._raw.fill(end - n, n, priority)
         self._masses.fill(end - n, n, self._newcomer[1])
         if self._smallest is not None:
             self._smallest.fill(end - n, n, self._newcomer[1])
 
     def cleared(self) -> None:
-        self.window.start = self.window.added
+        self.window.clear()
         for tree in self._trees():
             tree.nodes[:] = 0.0
 

@@ -33,14 +33,14 @@ class Uniform:
         return self._window
 
     def added(self, first_id: int, n: int) -> None:
-        self.window.added = first_id + n
+        self.window.extend_to(first_id + n)
 
     def cleared(self) -> None:
-        self.window.start = self.window.added
+        self.window.clear()
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         window = self.window
-        size = len(window)
+        size = window.added - window.oldest
         if self.replace:
             ids = np.empty(n, np.int64)
             kernels.spread(rng.random(n), window.oldest, size, ids)

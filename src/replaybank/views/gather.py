@@ -51,32 +51,31 @@ class Gather:
 
         `factors` ([n], or [1] for all windows) are the discounts of windows that do not terminate.
         """
-        dtype, plan = self._layout(len(first))
+        n = len(first)
+        dtype, plan = self._sizes.get(n) or self._layout(n)
         block = np.ndarray((), dtype, buffer=np.empty(dtype.itemsize, np.uint8))  # half the time of np.empty((), dtype)
         rows.read(first, last, plan, factors, block)
         return Batch(block, self._places)
 
     def _layout(self, n: int) -> tuple[np.dtype[Any], NDArray[np.int64]]:
         """The block for n items, and the plan of copies into it: columns, each at the start of a cache line."""
-        known = self._sizes.get(n)
-        if known is None:
-            offsets, end = [], 0
-            for leaf in self._leaves:
-                offsets.append(end)
-                end += -(-leaf.nbytes * n // LINE) * LINE
-            dtype = np.dtype(
-                {
-                    "names": [leaf.name for leaf in self._leaves],
-                    "formats": [(leaf.dtype, (n, *leaf.shape)) for leaf in self._leaves],
-                    "offsets": offsets,
-                    "itemsize": end,
-                }
-            )
-            copies = [(source, at, nbytes, offsets[leaf]) for source, at, nbytes, leaf in self._copies]
-            if len(self._sizes) >= KEPT_SIZES:
-                self._sizes.clear()
-            known = self._sizes[n] = (dtype, np.array(copies, np.int64))
-        return known
+        offsets, end = [], 0
+        for leaf in self._leaves:
+            offsets.append(end)
+            end += -(-leaf.nbytes * n // LINE) * LINE
+        dtype = np.dtype(
+            {
+                "names": [leaf.name for leaf in self._leaves],
+                "formats": [(leaf.dtype, (n, *leaf.shape)) for leaf in self._leaves],
+                "offsets": offsets,
+                "itemsize": end,
+            }
+        )
+        copies = [(source, at, nbytes, offsets[leaf]) for source, at, nbytes, leaf in self._copies]
+        if len(self._sizes) >= KEPT_SIZES:
+            self._sizes.clear()
+        self._sizes[n] = dtype, np.array(copies, np.int64)
+        return self._sizes[n]
 
 
 def _places(node: Node) -> Places:
