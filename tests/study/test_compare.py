@@ -113,6 +113,20 @@ def test_resume_refuses_other_settings_and_leaves_the_results(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_a_new_run_moves_earlier_results_aside_and_says_where(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    for _ in range(3):
+        Results(out).open(replace(TINY, out=out))  # nothing has finished: nothing to move
+    for number in (1, 2):
+        folder = replace(TINY, out=out).folder
+        (folder / "parts" / "one.json").write_text(str(number))
+        results = Results(folder)
+        assert results.open(replace(TINY, out=out)) == 0
+        assert results.set_aside == folder.with_name(f"{folder.name}.{number}")
+        assert (results.set_aside / "parts" / "one.json").read_text() == str(number)
+        assert not list((folder / "parts").glob("*"))
+
+
 def test_ctrl_c_leaves_what_has_finished_and_resume_goes_on(tmp_path: Path) -> None:
     # online's job ends soon; a large batch keeps uniform busy until the signal comes
     flags = ["--arms", "uniform", "online", "--seeds", "1", "--steps", "3000", "--batch-size", "400"]

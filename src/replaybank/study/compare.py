@@ -29,6 +29,8 @@ def compare(config: CompareConfig, console: Console | None = None) -> int:
     config.check_valid()
     results = Results(config.folder)
     _announce(config, results.open(config), console)
+    if results.set_aside:
+        console.print(f"The earlier results are now in {results.set_aside}.", highlight=False)
     began = time.monotonic()
 
     finished = train_jobs(config, config.jobs(), results, console)

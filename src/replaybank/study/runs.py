@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -142,19 +143,21 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.parts = folder / "parts"
+        self.set_aside: Path | None = None  # where `open` moved an earlier comparison
 
     def open(self, config: CompareConfig) -> int:
         """Make the folder ready and write config.json. Returns how many finished jobs it holds and keeps.
 
-        Without `config.resume` earlier parts are removed. With it, SettingError if they were made with other settings.
+        Without `config.resume` an earlier comparison is moved aside, to the folder's name with a number. With it,
+        SettingError if it was made with other settings.
         """
         written = self.folder / "config.json"
         if config.resume and written.exists():
             _check_same(json.loads(written.read_text()), config.fingerprint(), written)
+        if not config.resume and any(self.parts.glob("*.json")):
+            taken = (self.folder.with_name(f"{self.folder.name}.{number}") for number in itertools.count(1))
+            self.set_aside = self.folder.rename(next(path for path in taken if not path.exists()))
         self.parts.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            for part in self.parts.glob("*.json"):
-                part.unlink()
         extent = {name: getattr(config, name) for name in ("seeds", "first_seed", "seeds_per_job", "arms")}
         write_json(written, {**config.fingerprint(), **extent, "versions": _versions()})
         return len(list(self.parts.glob("*.json")))
