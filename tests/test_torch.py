@@ -191,6 +191,34 @@ def test_prioritized_refuses_places_that_do_not_exist(wrong):
     np.testing.assert_array_equal(np.asarray(buffer.priorities), [1, 1, 1])
 
 
+def test_priorities_are_indexed_as_an_array_is():
+    buffer = PrioritizedReplayBuffer(capacity=6)
+    for i in range(8):
+        buffer.push([i], 0, 0.0, [i], False)
+    array = np.ones(6)
+    for index, value in [
+        (2, 5.0),
+        (-1, 4.0),
+        (np.int64(0), 3.0),
+        (torch.tensor(1), 2.5),
+        ([3, 4], [7.0, 8.0]),
+        (slice(0, 2), 0.5),
+        (array > 6, 9.0),
+        (torch.tensor([5, 5]), torch.tensor([1.0, 6.0])),
+        (np.array([[0, 1], [2, 3]]), 1.25),
+    ]:
+        buffer.priorities[index] = value
+        array[index] = value
+        np.testing.assert_array_equal(buffer.priorities[index], array[index])
+        np.testing.assert_array_equal(np.asarray(buffer.priorities), array)
+        assert list(buffer.priorities) == array.tolist()
+    for wrong in (6, -7, [0, 6]):
+        with pytest.raises(IndexError):
+            buffer.priorities[wrong]
+        with pytest.raises(IndexError):
+            buffer.priorities[wrong] = 1.0
+
+
 def test_alpha_and_epsilon_of_the_textbook():
     buffer = PrioritizedReplayBuffer(capacity=3, alpha=0.6, epsilon=1e-6)
     assert (buffer.alpha, buffer.epsilon, buffer.capacity, len(buffer)) == (0.6, 1e-6, 3, 0)
