@@ -19,6 +19,7 @@ machine.use_one_thread()
 import numpy as np  # noqa: E402
 
 import replaybank as rb  # noqa: E402
+from replaybank import kernels  # noqa: E402
 
 ROWS, BATCH, CALLS, REPEATS = 1_000_000, 256, 1_500, 9
 
@@ -38,6 +39,8 @@ def parts(rng: np.random.Generator) -> dict[str, Callable[[int], object]]:
     uniform, prioritized = full(rb.Uniform(), rng), full(rb.Prioritized(), rng)
     rows, sampler = prioritized._rows, prioritized.sampler
     assert rows is not None
+    alone = full(rb.Uniform(), rng)._rows  # for the kernel: its sampler hears nothing of what is appended
+    assert alone is not None
     assert isinstance(sampler, rb.Prioritized)
     oldest, added = rows.oldest, rows.added
     ids = [rng.integers(oldest, added, BATCH) for _ in range(CALLS)]
@@ -45,12 +48,25 @@ def parts(rng: np.random.Generator) -> dict[str, Callable[[int], object]]:
     for some, few in zip(ids, errors, strict=True):
         prioritized.update_priorities(some, few)
     probabilities = prioritized.sample(BATCH).probabilities
+    obs = rng.random((CALLS + 1, 4), dtype=np.float32)
+    steps = [(obs[i], 1, 1.0, obs[i + 1], False, False) for i in range(CALLS)]
+    uniforms = rng.random((CALLS, BATCH))
+    found = np.empty(BATCH, np.int64), np.empty(BATCH)
+
+    def walk(lanes: int) -> Callable[[int], object]:
+        tree = sampler._masses._tree
+        return lambda i: kernels.tree_find(tree, ROWS, oldest, added, uniforms[i].copy(), *found, lanes)
+
+    walks = {f"  tree walk, {n} abreast in a register": walk(n) for n in (1, 4, 8) if n <= kernels.LANES}
     return {
+        "add": lambda i: uniform.add(*steps[i]),
+        "  the kernel append": lambda i: alone.append(steps[i], -1),
         "uniform sample": lambda i: uniform.sample(BATCH),
         "prioritized sample": lambda i: prioritized.sample(BATCH),
         "  sample of 1 transition": lambda i: prioritized.sample(1),
         "  random numbers": lambda i: prioritized._rng.random(BATCH),
         "  draw, random numbers included": lambda i: sampler.draw(BATCH, prioritized._rng),
+        **walks,
         "  read": lambda i: prioritized.view.read(rows, ids[i]),
         "  weights": lambda i: sampler.weights(probabilities),
         "update_priorities": lambda i: prioritized.update_priorities(ids[i], errors[i]),
@@ -76,7 +92,7 @@ def main() -> None:
                 call(i)
             found.append((perf_counter_ns() - begin) / CALLS / 1e3)
     for (name, _), found in zip(timed, times, strict=True):
-        print(f"{name:34s} {np.median(found):6.2f}")
+        print(f"{name:38s} {np.median(found):6.2f}")
 
 
 if __name__ == "__main__":

@@ -131,13 +131,11 @@ struct Copy {
     char* to;        // one item every `nbytes`
 };
 
-// memcpy of a size the compiler knows is one or two instructions; of one it does not know, a call.
+// memcpy of a size the compiler knows is one or two instructions; of one it does not know (SIZE 0), a call.
 template <int64_t SIZE>
-void gather(const char* const* sources, int64_t from, char* to, int64_t n, int64_t) {
-    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * SIZE, sources[i] + from, SIZE);
-}
-inline void gather_any(const char* const* sources, int64_t from, char* to, int64_t n, int64_t nbytes) {
-    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * nbytes, sources[i] + from, nbytes);
+void gather(const char* const* sources, int64_t from, char* to, int64_t n, int64_t nbytes) {
+    const int64_t size = SIZE > 0 ? SIZE : nbytes;
+    for (int64_t i = 0; i < n; ++i) std::memcpy(to + i * size, sources[i] + from, size);
 }
 
 inline void copy_items(const char* const* sources, const Copy& copy, int64_t begin, int64_t n) {
@@ -151,7 +149,7 @@ inline void copy_items(const char* const* sources, const Copy& copy, int64_t beg
         case 16: return gather<16>(sources, copy.from, to, n, 16);
         case 24: return gather<24>(sources, copy.from, to, n, 24);
         case 32: return gather<32>(sources, copy.from, to, n, 32);
-        default: return gather_any(sources, copy.from, to, n, copy.nbytes);
+        default: return gather<0>(sources, copy.from, to, n, copy.nbytes);
     }
 }
 

@@ -43,18 +43,8 @@ class Rows:
         self._newest = np.full(streams, -1, np.int64)
         self._cursor = np.zeros(4, np.int64)  # added, start, tails_used, free_count
         self._plan = _append_plan(schema, self.dtype)
-        offsets = {name: self.dtype.fields[name][1] for name in self.dtype.names or ()} if self.dtype.fields else {}
-        geometry = np.array(
-            [
-                capacity,
-                self.dtype.itemsize,
-                *(offsets[link] for link in LINKS),
-                offsets["terminated"],
-                offsets["truncated"],
-                schema.obs_dtype.itemsize,
-            ],
-            np.int64,
-        )
+        offsets = [_offset(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
+        geometry = np.array([capacity, self.dtype.itemsize, *offsets, schema.obs_dtype.itemsize], np.int64)
         self._store = (self.data, self.tails, self._free, self._newest, self._cursor, geometry)
 
     @property

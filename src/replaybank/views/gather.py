@@ -78,6 +78,11 @@ class Gather:
         return self._sizes[n]
 
 
+def gather_for(rows: Rows, known: Gather | None) -> Gather:
+    """The gather a view has made before, if it was for the schema of these rows; else a new one."""
+    return known if known is not None and known.schema is rows.schema else Gather(rows)
+
+
 def _places(node: Node) -> Places:
     if isinstance(node, Leaf):
         return node.name

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from replaybank.batch import Batch
 from replaybank.rows import Rows
 from replaybank.schema import Leaf
-from replaybank.views.gather import Gather
+from replaybank.views.gather import Gather, gather_for
 from replaybank.views.transition import discount_factor
 
 
@@ -50,9 +50,7 @@ class NStep:
         self._gamma = discount_factor("NStep", gamma)
 
     def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
-        gather = self._gather
-        if gather is None or gather.schema is not rows.schema:
-            gather = self._gather = Gather(rows)
+        gather = self._gather = gather_for(rows, self._gather)
         path, lengths = rows.walk(ids, self._n - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
         batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]), factors)

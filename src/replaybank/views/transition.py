@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.rows import Rows
-from replaybank.views.gather import Gather
+from replaybank.views.gather import Gather, gather_for
 
 
 class Transition:
@@ -31,9 +31,7 @@ class Transition:
         self._factors = np.array([gamma], np.float32)
 
     def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
-        gather = self._gather
-        if gather is None or gather.schema is not rows.schema:
-            gather = self._gather = Gather(rows)
+        gather = self._gather = gather_for(rows, self._gather)
         return gather.read(rows, ids, ids, self._factors)
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
