@@ -67,7 +67,7 @@ def parts(rng: np.random.Generator) -> dict[str, Callable[[int], object]]:
         "  random numbers": lambda i: prioritized._rng.random(BATCH),
         "  draw, random numbers included": lambda i: sampler.draw(BATCH, prioritized._rng),
         **walks,
-        "  read": lambda i: prioritized.view.read(rows, ids[i]),
+        "  read": lambda i: prioritized.view.read(rows, ids[i], prioritized._rng),
         "  weights": lambda i: sampler.weights(probabilities),
         "update_priorities": lambda i: prioritized.update_priorities(ids[i], errors[i]),
         "  update of 1 transition": lambda i: prioritized.update_priorities(ids[0][:1], errors[0][:1]),

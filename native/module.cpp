@@ -50,7 +50,7 @@ Store as_store(const nb::tuple& t) {
     const int64_t* g = int64s(t[5]);
     auto* free_tails = static_cast<uint32_t*>(PyArray_DATA(as_array(t[2], NPY_UINT32)));
     return Store{bytes(t[0]), bytes(t[1]), free_tails, int64s(t[3]), int64s(t[4]),
-                 g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7]};
+                 g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8]};
 }
 
 // (nodes, levels)
@@ -147,7 +147,8 @@ const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* roo
 
 // The first id of the appended transitions, or -1 where some value is not plainly of its field's dtype and shape:
 // then nothing has changed, and Python converts or complains.
-int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& values, int64_t lead, int64_t stream) {
+int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& values, int64_t lead,
+                  nb::handle owners) {
     const Store store = as_store(store_arrays);
     auto* plan_array = as_array(plan, NPY_INT64);
     const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
@@ -181,9 +182,14 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
     }
     const int64_t first = store.added();
     const int64_t streams = size_of(store_arrays[3]);
+    const int64_t* owner = owners.is_none() ? nullptr : int64s(owners);
+    if (owner && size_of(owners) != items) throw nb::value_error("one stream a transition");
+    for (int64_t i = 0; owner && i < items; ++i) {
+        if (owner[i] < 0 || owner[i] >= streams) throw nb::value_error("a stream is beyond the last");
+    }
     const Column* data = columns.data();
     MaybeReleased released(nbytes);
-    append(store, data, n_leaves, items, stream, streams);
+    append(store, data, n_leaves, items, owner, streams);
     return first;
 }
 
@@ -393,7 +399,7 @@ double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
 NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
     m.attr("LANES") = widest_lanes();
-    m.def("append", &py_append);
+    m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
     m.def("read", &py_read);
     m.def("walk", &py_walk);
     m.def("returns", &py_returns);

@@ -23,7 +23,7 @@ struct Store {
     uint32_t* free_tails;  // a stack: last freed, first reused
     int64_t* newest;       // per stream, the id of its newest row; -1 for none
     int64_t* cursor;       // added, start, tails_used, free_count
-    int64_t capacity, row_nbytes, next_at, previous_at, tail_at, terminated_at, truncated_at, obs_nbytes;
+    int64_t capacity, row_nbytes, next_at, previous_at, tail_at, step_at, terminated_at, truncated_at, obs_nbytes;
 
     int64_t& added() const { return cursor[0]; }
     int64_t start() const { return cursor[1]; }
@@ -59,13 +59,13 @@ inline uint32_t take_tail(const Store& s) {
     return static_cast<uint32_t>(s.tails_used()++);
 }
 
-// Appends `n` transitions; transition i belongs to stream `stream` if that is >= 0, and else to stream i % streams.
+// Appends `n` transitions; transition i belongs to stream owners[i], or to stream i % streams where that is not given.
 // The observation opens the row; its columns are compared with the stream's open tail, byte for byte.
-inline void append(const Store& s, const Column* columns, int64_t n_columns, int64_t n, int64_t stream,
+inline void append(const Store& s, const Column* columns, int64_t n_columns, int64_t n, const int64_t* owners,
                    int64_t streams) {
     for (int64_t i = 0; i < n; ++i) {
         const int64_t id = s.added();
-        const int64_t owner = stream >= 0 ? stream : i % streams;
+        const int64_t owner = owners ? owners[i] : i % streams;
         char* row = s.row(id % s.capacity);
 
         // The row that stood here leaves, and its tail with it.
@@ -98,9 +98,11 @@ inline void append(const Store& s, const Column* columns, int64_t n_columns, int
             s.set_link(previous, s.next_at, distance);
             s.set_link(previous, s.tail_at, NO_TAIL);
             s.set_link(row, s.previous_at, distance);
+            s.set_link(row, s.step_at, s.link(previous, s.step_at) + 1);
         } else {
             tail = take_tail(s);
             s.set_link(row, s.previous_at, 0);
+            s.set_link(row, s.step_at, 0);
         }
         s.set_link(row, s.next_at, 0);
         s.set_link(row, s.tail_at, tail);

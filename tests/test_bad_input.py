@@ -79,7 +79,7 @@ def assert_twins(buffer: rb.ReplayBuffer, twin: rb.ReplayBuffer, kind: str, t: i
             ids = np.arange(buffer.stats()["added"] - len(twin), buffer.stats()["added"])
             for whole in (rb.Transition(), rb.NStep(4, 0.5)):
                 # Everything it holds: what no sampler can show at once. The one look past the public names.
-                one, other = (whole.read(b._rows, ids) for b in (buffer, twin))
+                one, other = (whole.read(b._rows, ids, b._rng) for b in (buffer, twin))
                 names = [name for name, _ in one.items() if name not in ("indices", "probabilities", "weights")]
                 for name in names:
                     assert [x.tobytes() for x in leaves(one[name])] == [x.tobytes() for x in leaves(other[name])]

@@ -59,11 +59,12 @@ def test_append_read_and_walk(schema, capacity, streams):
     gather = Gather(rows)
     for turn in range(60):
         if turn % 3:
-            lead, stream = streams, -1
+            lead, owners = streams, None
         else:
-            lead, stream = int(rng.integers(1, 9)), int(rng.integers(streams))
+            lead = int(rng.integers(1, 9))
+            owners = rng.integers(0, streams, lead)
         values = steps(rng, schema, lead, states=3, ends=0.15)
-        assert rows.append(values, lead, stream) == reference.append(twin, rows._plan, values, lead, stream)
+        assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners)
         same(rows._store, twin)
         rows.check_valid()
         for n in (1, 5, 200):

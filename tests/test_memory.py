@@ -26,8 +26,8 @@ def test_a_linked_stream_keeps_one_observation_a_transition() -> None:
         buffer.extend(part, off.view(np.uint8), part, part + 1, off, off)
     assert buffer.stats()["tails"] == 1
     assert len(buffer) == n
-    # obs 4, action 1 and 3 of padding, reward 4, flags 2 and 2 of padding, links 12
-    assert 28 * n <= buffer.nbytes < 28 * n + 100
+    # obs 4, action 1 and 3 of padding, reward 4, flags 2 and 2 of padding, links 16
+    assert 32 * n <= buffer.nbytes < 32 * n + 100
 
 
 def test_streams_and_ends_need_one_tail_each() -> None:

@@ -69,16 +69,18 @@ def test_nesting_of_the_first_transition_comes_back():
 
 def test_explicit_dtypes_are_kept():
     schema = Schema.of(
-        {"obs": ("float64", (2,)), "action": [np.int8, {"x": "f2"}], "reward": ("f8", (3,)), "mask": bool}
+        {"obs": ("float64", (2,)), "action": [np.int8, {"x": "f2"}], "reward": ("f8", (3,)), "legal": bool}
     )
     buffer = rb.ReplayBuffer(3, schema=schema)
-    buffer.add([1e300, 0], (1, {"x": 0.5}), [1, 2, 3], [0, 0], False, False, mask=True)
+    buffer.add([1e300, 0], (1, {"x": 0.5}), [1, 2, 3], [0, 0], False, False, legal=True)
     batch = buffer.sample(1)
     assert batch.obs.dtype == batch.reward.dtype == np.float64
     assert batch.obs[0, 0] == 1e300
     assert batch.action[1]["x"].dtype == np.float16
-    assert batch.mask.tolist() == [True]
-    assert schema == Schema.of({"obs": ("float64", 2), "action": ["i1", {"x": "f2"}], "reward": ("f8", 3), "mask": "?"})
+    assert batch.legal.tolist() == [True]
+    assert schema == Schema.of(
+        {"obs": ("float64", 2), "action": ["i1", {"x": "f2"}], "reward": ("f8", 3), "legal": "?"}
+    )
 
 
 def test_names_with_slashes_do_not_collide():

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 LANES: int
 
 def append(
-    store: tuple[NDArray[Any], ...], plan: NDArray[Any], values: tuple[Any, ...], lead: int, stream: int
+    store: tuple[NDArray[Any], ...], plan: NDArray[Any], values: tuple[Any, ...], lead: int, owners: NDArray[Any] | None
 ) -> int: ...
 def read(
     store: tuple[NDArray[Any], ...],

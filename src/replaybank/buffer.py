@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from replaybank.convert import as_numeric
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.uniform import Uniform
-from replaybank.schema import Schema
+from replaybank.schema import Leaf, Node, Schema, children_of
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
@@ -29,6 +29,17 @@ class PriorityReport(NamedTuple):
 
     updated: int
     stale: int
+
+
+class Segment(NamedTuple):
+    """A run of transitions of one stream in which each `next_obs` is the following `obs`: their ids (int64 [T]).
+
+    `whole`: its first step is still in the buffer. `ended`: its last one is terminated or truncated.
+    """
+
+    ids: NDArray[np.int64]
+    whole: bool
+    ended: bool
 
 
 class ReplayBuffer:
@@ -71,7 +82,16 @@ class ReplayBuffer:
     # ---- adding ----
 
     def add(
-        self, obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, truncated: Any, **extras: Any
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        next_obs: Any,
+        terminated: Any,
+        truncated: Any,
+        *,
+        mask: Any = None,
+        **extras: Any,
     ) -> int:
         """Adds one transition a stream, in stream order; gives the id of the first.
 
@@ -79,11 +99,13 @@ class ReplayBuffer:
         vector environment of one copy gives, is understood). `next_obs` is what the step returned: at an end the final
         observation, not that of the reset. `terminated` stops bootstrapping; either flag ends the segment.
 
+        `mask` (bool [streams]): only these streams add a transition; the arrays are as long as ever.
+
         Raises TypeError or ValueError, and changes nothing, where a field is missing or unknown, has another shape, or
         would lose values in the field's dtype, and where the reward is not finite.
         """
         with self._lock:
-            if self._plain and not extras:
+            if self._plain and mask is None and not extras:
                 assert self._rows is not None
                 first = self._rows.append((obs, action, reward, next_obs, terminated, truncated), self._lead)
                 if first >= 0:
@@ -92,7 +114,9 @@ class ReplayBuffer:
             values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
-            return self._append(values, self._lead, -1)
+            if mask is None:
+                return self._append(values, self._lead, None)
+            return self._append_some(values, np.flatnonzero(self._streams_in(mask)))
 
     def extend(
         self,
@@ -117,23 +141,59 @@ class ReplayBuffer:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
         with self._lock:
             values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
-            return self._append(values, shape[0], int(stream))
+            return self._append(values, shape[0], np.full(shape, stream, np.int64))
 
-    def _append(self, values: dict[str, Any], lead: int, stream: int) -> int:
+    def end(self, mask: Any = None) -> None:
+        """What these streams (bool [streams]; None: all) add next begins a new segment, whatever it looks like.
+
+        For a reset in the middle of an episode, whose observation may happen to equal the one that was to come next.
+        """
+        streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
+        with self._lock:
+            if self._rows is not None:
+                self._rows.end(streams)
+
+    def _streams_in(self, mask: Any) -> NDArray[np.bool_]:
+        chosen = as_numeric("mask", mask)
+        if chosen.dtype != bool or chosen.shape != (self._streams,):
+            given = f"{chosen.dtype} of shape {chosen.shape}"
+            raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
+        return chosen
+
+    def _append(self, values: dict[str, Any], lead: int, owners: NDArray[np.int64] | None) -> int:
         """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted."""
         rows = self._rows
         schema = Schema.inferred(values, lead) if rows is None else rows.schema
         leaves = schema.values(values)
-        first = -1 if rows is None or lead == 0 else rows.append(tuple(leaves), lead, stream)
+        first = -1 if rows is None or lead == 0 else rows.append(tuple(leaves), lead, owners)
         if first < 0:
             arrays = schema.arrays(leaves, lead)
             if lead == 0:
                 return 0 if rows is None else rows.added
             if rows is None:
                 rows = self._allocate(schema)
-            first = rows.append(arrays, lead, stream)
+            first = rows.append(arrays, lead, owners)
             assert first >= 0, "converted arrays are what the kernel takes"
         self.sampler.added(first, max(lead, 1))
+        return first
+
+    def _append_some(self, values: dict[str, Any], owners: NDArray[np.int64]) -> int:
+        """Appends those transitions of one a stream that belong to `owners`; the others may be anything."""
+        schema = Schema.inferred(values, self._lead) if self._rows is None else self._rows.schema
+        leaves = [
+            as_numeric(leaf.name, value) for leaf, value in zip(schema.leaves, schema.values(values), strict=True)
+        ]
+        if self._lead < 0:
+            leaves = [array[np.newaxis] for array in leaves]
+        for leaf, array in zip(schema.leaves, leaves, strict=True):
+            if array.shape[:1] != (self._streams,):
+                raise ValueError(f"{leaf.name}: expected a leading axis of {self._streams}, given shape {array.shape}")
+        arrays = schema.arrays([array[owners] for array in leaves], len(owners))
+        if not len(owners):
+            return 0 if self._rows is None else self._rows.added
+        rows = self._allocate(schema) if self._rows is None else self._rows
+        first = rows.append(arrays, len(owners), owners)
+        self.sampler.added(first, len(owners))
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
@@ -155,10 +215,72 @@ class ReplayBuffer:
             if rows is None or rows.empty:
                 raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
             ids, probabilities = self._draw(rows, n)
-            batch = self.view.read(rows, ids)
+            batch = self.view.read(rows, ids, self._rng)
             batch.draw(ids, probabilities, self.sampler.weights(probabilities))
             self._sampled += n
             return batch
+
+    def read(self, indices: ArrayLike, view: View | None = None) -> Batch:
+        """What the buffer's view, or another one, makes of these transitions (ids, [n]), in this order.
+
+        Nothing is drawn: probabilities and weights are ones. Raises ValueError where an id is not in the buffer, or
+        means nothing to the view.
+        """
+        ids = _ids(indices)
+        view = self.view if view is None else _part("view", view, "read", Transition)
+        with self._lock:
+            rows = self._live(ids)
+            usable = view.usable(rows, ids)
+            if usable is not None and not usable.all():
+                raise ValueError(f"indices: the view {view!r} cannot use {ids[~usable][0]}: what it needs has left")
+            batch = view.read(rows, ids, self._rng)
+            batch.draw(ids, np.ones(len(ids)), np.ones(len(ids), np.float32))
+            return batch
+
+    def walk(self, indices: ArrayLike, steps: int, forward: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The ids `[n, steps + 1]` along the segment of each id ([n]), itself first; at its end the last is repeated.
+
+        The second array `[n]` counts the distinct ones: 1 … steps + 1. Raises ValueError where an id is not in the
+        buffer.
+        """
+        ids = _ids(indices)
+        with self._lock:
+            return self._live(ids).walk(ids, _whole_number("walk: steps", steps, MAX_CAPACITY), forward)
+
+    def segments(self) -> Iterator[Segment]:
+        """The segments in the buffer as it is now, in the order of their first transitions."""
+        with self._lock:
+            rows = self._rows
+            if rows is None:
+                return
+            runs = rows.segments()
+            heads = rows.data[[ids[0] % self._capacity for ids in runs]]
+            lasts = rows.data[[ids[-1] % self._capacity for ids in runs]]
+            whole = (heads["link_step"] == 0).tolist()
+            ended = (lasts["terminated"] | lasts["truncated"]).tolist()
+        yield from map(Segment, runs, whole, ended)
+
+    def field(self, name: str) -> Any:
+        """A stored field by slot (id % capacity): a read-only window on the rows, [size, ...], nested as the field is.
+
+        Not a copy: it changes as the buffer does. `next_obs` is not stored in rows. Raises ValueError for another name.
+        """
+        rows = self._rows
+        stored = rows.schema.dtype.names or () if rows is not None else ()
+        if rows is None or name not in stored:
+            raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
+        records = rows.data[: min(rows.added, rows.capacity)]
+        return _readonly(records[name], rows.schema.fields[name])
+
+    def _live(self, ids: Ids) -> Rows:
+        """The rows, all of which `ids` must be in."""
+        rows = self._rows
+        oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
+        outside = (ids < oldest) | (ids >= added)
+        if rows is None or outside.any():
+            wrong = ids[outside][0] if len(ids) else "none"
+            raise ValueError(f"indices: {wrong} is not in the buffer, which holds ids {oldest} to {added - 1}")
+        return rows
 
     def _draw(self, rows: Rows, n: int) -> tuple[Ids, Floats]:
         ids, probabilities = self.sampler.draw(n, self._rng)
@@ -267,6 +389,16 @@ class ReplayBuffer:
                 self._rows.clear()
                 self.sampler.cleared()
 
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = self.__dict__.copy()
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = Lock()
+
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
         self.sampler.check_valid()
@@ -308,6 +440,15 @@ def _part(name: str, part: Any, verb: str, default: type) -> Any:
     if isinstance(part, type) or not hasattr(part, verb):
         raise TypeError(f"{name}: expected a {name} such as {default.__name__}(), given {part!r}")
     return part
+
+
+def _readonly(records: NDArray[Any], node: Node) -> Any:
+    if isinstance(node, Leaf):
+        window = records.view()
+        window.flags.writeable = False
+        return window
+    children = {name: _readonly(records[name], child) for name, child in children_of(node).items()}
+    return children if isinstance(node, dict) else tuple(children.values())
 
 
 def _ids(indices: ArrayLike) -> NDArray[np.int64]:

@@ -18,24 +18,26 @@ Tree = tuple[NDArray[np.float64], NDArray[np.int64]]  # nodes, levels: what sum_
 FAMILY = 8
 
 
-def append(store: Store, plan: NDArray[np.int64], values: tuple[Any, ...], lead: int, stream: int) -> int:
+def append(
+    store: Store, plan: NDArray[np.int64], values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None
+) -> int:
     """One transition after the other: the old row leaves, the stream goes on or starts anew, the values are written.
 
     The twin takes values that are arrays of the leaves' own dtypes only; the kernel also takes plain scalars, and gives
     -1 for anything else.
     """
     rows, tails, free, newest, cursor, geometry = store
-    capacity, obs_nbytes = int(geometry[0]), int(geometry[7])
+    capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
     records, pool = _bytes(rows), _bytes(tails)
     n = 1 if lead < 0 else lead
     items = [
         _bytes(np.asarray(value).reshape(n, -1)) if np.size(value) else np.empty((n, 0), np.uint8) for value in values
     ]
-    next_link, previous_link, tail_link = LINKS
+    next_link, previous_link, tail_link, step_link = LINKS
     first = int(cursor[0])
     for i in range(n):
         id_, start = int(cursor[0]), int(cursor[1])
-        owner = stream if stream >= 0 else i % len(newest)
+        owner = i % len(newest) if owners is None else int(owners[i])
         slot, leaving = id_ % capacity, id_ - capacity
         if leaving >= start and rows[tail_link][slot] != NO_TAIL:
             free[cursor[3]] = rows[tail_link][slot]
@@ -61,6 +63,7 @@ def append(store: Store, plan: NDArray[np.int64], values: tuple[Any, ...], lead:
             tail = cursor[2]
             cursor[2] += 1
         rows[previous_link][slot] = id_ - before if goes_on else 0
+        rows[step_link][slot] = rows[step_link][before % capacity] + 1 if goes_on else 0
         rows[next_link][slot] = 0
         rows[tail_link][slot] = tail
         for (place, at, *_), item in zip(plan, items, strict=True):

@@ -13,7 +13,7 @@ from replaybank.schema import Leaf, Schema, leaves_of
 # Links are 32-bit distances in ids.
 MAX_CAPACITY = 2**31 - 1
 NO_TAIL = 2**32 - 1
-LINKS = ("link_next", "link_previous", "link_tail")
+LINKS = ("link_next", "link_previous", "link_tail", "link_step")
 # Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
 PLACE_ROW, PLACE_NEXT_OBS = 0, 1
 FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
@@ -25,9 +25,10 @@ class Rows:
     Why this layout: a random transition is one or two cache misses, not one per field; and sharing the observation
     between neighbours is what the records *are*, not a cache beside them that could be wrong (docs/architecture.md).
 
-    `data` holds `capacity` records: the schema's fields and three links, each a 32-bit distance in ids or an index:
+    `data` holds `capacity` records: the schema's fields and four links, each a 32-bit distance in ids or an index:
     to the next row of the stream (0: none), to the previous one (0: none, and none either where that row has left),
-    and to the tail (NO_TAIL: none). A live row has either a next row or a tail: that is its next observation.
+    to the tail (NO_TAIL: none), and how many steps the segment took before. A live row has either a next row or a
+    tail: that is its next observation.
     """
 
     def __init__(self, schema: Schema, capacity: int, streams: int) -> None:
@@ -79,13 +80,13 @@ class Rows:
         tails = int(self._cursor[2]) * (self.schema.obs_dtype.itemsize + self._free.itemsize)
         return rows + tails + self._newest.nbytes
 
-    def append(self, values: tuple[Any, ...], lead: int, stream: int = -1) -> int:
-        """Appends one transition a stream (`stream` -1) or `lead` transitions of one stream; gives the first one's id.
+    def append(self, values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None = None) -> int:
+        """Appends one transition a stream, or one for each of `owners` (streams, [lead]); gives the first one's id.
 
         `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
         -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` mends it.
         """
-        return kernels.append(self._store, self._plan, values, lead, stream)
+        return kernels.append(self._store, self._plan, values, lead, owners)
 
     def read(
         self,
@@ -122,6 +123,22 @@ class Rows:
         kernels.returns(self._store, path, lengths, gamma, self.offset_of(leaf), leaf.dtype.num, totals)
         return totals
 
+    def end(self, streams: NDArray[np.int64]) -> None:
+        """What these streams add next begins a new segment."""
+        self._newest[streams] = -1
+
+    def segments(self) -> list[NDArray[np.int64]]:
+        """The live ids of each segment, in the order of their first ones."""
+        oldest = self.oldest
+        ids = np.arange(oldest, self.added)
+        before = ids - self.data["link_previous"][ids % self.capacity] - oldest
+        root = np.where(before < 0, ids - oldest, before)  # no link leads to itself; one that leads out, too, ends here
+        while (further := root[root]).tobytes() != root.tobytes():  # twice as far each time
+            root = further
+        order = np.argsort(root, kind="stable")
+        starts = np.flatnonzero(np.diff(root[order])) + 1
+        return [part for part in np.split(ids[order], starts) if len(part)]
+
     def clear(self) -> None:
         """Forgets all transitions and closes all streams; ids go on."""
         self._cursor[1:] = (self.added, 0, 0)
@@ -131,12 +148,31 @@ class Rows:
         """Where a stored leaf lies in a row; a leaf of `next_obs` lies where that of `obs` does."""
         return _offset(self.dtype, ("obs", *leaf.path[1:]) if leaf.path[0] == "next_obs" else leaf.path)
 
+    def __getstate__(self) -> dict[str, Any]:
+        size = min(self.added, self.capacity)
+        return {
+            "parts": (self.schema, self.capacity, self.streams),
+            "data": self.data[:size],
+            "tails": self.tails[: self._cursor[2]],
+            "free": self._free[: self._cursor[3]],
+            "newest": self._newest,
+            "cursor": self._cursor,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["parts"])  # type: ignore[misc]
+        targets = {"data": self.data, "tails": self.tails, "free": self._free}
+        for name, target in targets.items():
+            target[: len(state[name])] = state[name]
+        self._newest[:] = state["newest"]
+        self._cursor[:] = state["cursor"]
+
     def check_valid(self) -> None:
         """Raises AssertionError where links, tails and streams do not fit together. For tests: looks at every row."""
         added, oldest = self.added, self.oldest
         ids = np.arange(oldest, added)
         rows = self.data[ids % self.capacity]
-        following, previous, tail = (rows[link].astype(np.int64) for link in LINKS)
+        following, previous, tail, step = (rows[link].astype(np.int64) for link in LINKS)
         has_tail = tail != NO_TAIL
         assert (has_tail == (following == 0)).all(), "a row has a next row or a tail, never both, never none"
         assert (ids + following < added).all(), "a link leads beyond the newest row"
@@ -146,6 +182,8 @@ class Rows:
         assert (previous[linked + following[linked]] == following[linked]).all(), "links do not lead back"
         back = previous[ids - previous >= oldest]
         assert (following[(ids - previous)[ids - previous >= oldest] - oldest][back > 0] == back[back > 0]).all()
+        assert (step[linked + following[linked]] == step[linked] + 1).all(), "a step is not counted"
+        assert ((step == 0) == (previous == 0)).all(), "a segment starts with a step before it"
         used, free_count = int(self._cursor[2]), int(self._cursor[3])
         held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
         assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"

@@ -14,9 +14,13 @@ from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite
 
 # The fields that every transition has, in the order of `add`; extras follow.
 STANDARD = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
-# Names a batch gives to what it adds, or to what it can do, and arguments of `extend`; no field may take them.
+# Names of what batches hold besides fields and of what they can do, and arguments of `add` and `extend`.
 TAKEN = frozenset(
-    {"block", "indices", "probabilities", "weights", "discount", "done", "draw", "keys", "items", "stream", "to_torch"}
+    {
+        *("block", "done", "draw", "items", "keys", "to_torch"),
+        *("discount", "indices", "is_first", "probabilities", "relabeled", "valid", "weights"),
+        *("mask", "stream"),
+    }
 )
 
 

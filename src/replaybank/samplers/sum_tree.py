@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,12 @@ class Tree:
         self.nodes: NDArray[np.float64] = memory[skip : skip + total]
         self._tree = (self.nodes, self._levels)
         self._root = int(self._levels[-2])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tree, (self.capacity, self.combine), self.nodes
+
+    def __setstate__(self, nodes: NDArray[np.float64]) -> None:
+        self.nodes[:] = nodes  # into memory that starts a cache line, which that of a pickle need not
 
     @property
     def root(self) -> float:

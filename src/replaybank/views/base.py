@@ -17,8 +17,11 @@ class View(Protocol):
     Views hold no data and may be shared; their settings may change at any time.
     """
 
-    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
-        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer adds what the sampler says."""
+    def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer adds what the sampler says.
+
+        `rng`: the buffer's generator, for views that draw something of their own.
+        """
         ...
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:

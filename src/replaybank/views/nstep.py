@@ -49,7 +49,7 @@ class NStep:
     def gamma(self, gamma: float) -> None:
         self._gamma = discount_factor("NStep", gamma)
 
-    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
+    def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         gather = self._gather = gather_for(rows, self._gather)
         path, lengths = rows.walk(ids, self._n - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)

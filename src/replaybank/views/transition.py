@@ -30,7 +30,7 @@ class Transition:
         self._gamma = discount_factor("Transition", gamma)
         self._factors = np.array([gamma], np.float32)
 
-    def read(self, rows: Rows, ids: NDArray[np.int64]) -> Batch:
+    def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         gather = self._gather = gather_for(rows, self._gather)
         return gather.read(rows, ids, ids, self._factors)
 
