@@ -113,9 +113,9 @@ class Rows:
         """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
         rows: int = min(self.added, self.capacity) * self.dtype.itemsize
         frame: int = self.dtype["obs"].itemsize
-        tails = int(self._cursor[2]) * (frame + self._free.itemsize)
-        older = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
-        return rows + tails + older + int(self._newest.nbytes)
+        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize)
+        older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
+        return rows + tails + older + self._newest.nbytes
 
     def append(self, values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None = None) -> int:
         """Appends one transition a stream, or one for each of `owners` (streams, [lead]); gives the first one's id.
