@@ -2,6 +2,7 @@
 
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport, ReplayBuffer, Segment
+from replaybank.recorder import Episode, Recorder
 from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
@@ -12,10 +13,12 @@ from replaybank.views.transition import Transition
 
 __all__ = [
     "Batch",
+    "Episode",
     "FrameStack",
     "NStep",
     "Prioritized",
     "PriorityReport",
+    "Recorder",
     "ReplayBuffer",
     "Schema",
     "Segment",
