@@ -1,0 +1,1 @@
+"""Buffers as other libraries expect them, each in the module named after its library."""
