@@ -4,8 +4,10 @@
  * the children of the root, the last level the leaves, each level padded with zeros to whole lines. Every function
  * runs `calls` batches in a row, each with its own random numbers, so that the caller's overhead vanishes.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { LANES = 4096, BRANCHES = 8, AHEAD = 16 };
 
@@ -121,4 +123,21 @@ void floor_update(tree sums, const int64_t *slots, const double *priorities, int
             }
         }
     }
+}
+
+/* A pick is a run of bytes from the beginning of a frame on; `out` holds a batch, or is null: then each batch goes to
+ * memory that is fresh from the system, as a block that was just allocated is. Gives 0, or -1 where there is none. */
+int floor_frames(const uint8_t *frames, int64_t frame_bytes, int64_t pick_bytes, const int64_t *picks, int64_t size,
+                 int64_t calls, uint8_t *out) {
+    for (int64_t call = 0; call < calls; ++call, picks += size) {
+        uint8_t *to = out;
+        if (!out) {
+            to = mmap(0, (size_t)(size * pick_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (to == MAP_FAILED) return -1;
+        }
+        for (int64_t lane = 0; lane < size; ++lane)
+            memcpy(to + lane * pick_bytes, frames + picks[lane] * frame_bytes, (size_t)pick_bytes);
+        if (!out) munmap(to, (size_t)(size * pick_bytes));
+    }
+    return 0;
 }

@@ -58,6 +58,7 @@ def compiled() -> ctypes.CDLL:
         functions = ctypes.CDLL(str(library))
     for name in ("floor_read", "floor_walk", "floor_walk_and_read", "floor_update"):
         getattr(functions, name).restype = None
+    functions.floor_frames.restype = ctypes.c_int
     return functions
 
 
@@ -135,6 +136,32 @@ class Floor:
 
     def _tree(self) -> _Tree:
         return _Tree(self._values.ctypes.data, self._offsets.ctypes.data, len(self._offsets))
+
+
+class FrameFloor:
+    """Frames side by side in memory, and room for the runs of frames of one batch."""
+
+    def __init__(self, frames: NDArray[np.uint8], run: int, most: int) -> None:
+        """`frames` [count, ...], contiguous; a pick copies `run` of them; a batch has at most `most` picks."""
+        self._functions = compiled()
+        self._frames = frames
+        self._frame_bytes = frames[0].nbytes
+        self.out = np.zeros((most, run, *frames.shape[1:]), np.uint8)
+
+    def copy(self, picks: NDArray[np.int64], fresh: bool) -> None:
+        """Copy the runs that begin at frames `picks[call]`, call after call, into `out` or into fresh memory."""
+        calls, size = picks.shape
+        done = self._functions.floor_frames(
+            _pointer(self._frames),
+            ctypes.c_int64(self._frame_bytes),
+            ctypes.c_int64(self.out[0].nbytes),
+            _pointer(picks),
+            ctypes.c_int64(size),
+            ctypes.c_int64(calls),
+            None if fresh else _pointer(self.out),
+        )
+        if done != 0:
+            raise MemoryError("the system gave no memory for a batch")
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

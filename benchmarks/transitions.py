@@ -61,19 +61,21 @@ class Transitions:
         return [tuple(values[:, time].copy() for values in by_stream) for time in range(length)]
 
 
-def trajectories(count: int, rng: np.random.Generator, lengths: tuple[int, int] = (10, 200)) -> Transitions:
+def trajectories(
+    count: int, rng: np.random.Generator, lengths: tuple[int, int] = (10, 200), obs_size: int = OBS_SIZE
+) -> Transitions:
     """Episodes of `lengths[0]` to `lengths[1]` steps in which each `next_obs` is the following `obs`.
 
     After an end comes a reset observation that no `next_obs` holds. Nine ends of ten are terminations, the tenth is a
     truncation.
     """
-    obs = rng.random((count, OBS_SIZE), dtype=np.float32)
+    obs = rng.random((count, obs_size), dtype=np.float32)
     next_obs = np.empty_like(obs)
     next_obs[:-1] = obs[1:]
-    next_obs[-1] = rng.random(OBS_SIZE, dtype=np.float32)
+    next_obs[-1] = rng.random(obs_size, dtype=np.float32)
     ends = np.cumsum(rng.integers(lengths[0], lengths[1] + 1, size=count // lengths[0] + 1)) - 1
     ends = ends[ends < count]
-    next_obs[ends] = rng.random((len(ends), OBS_SIZE), dtype=np.float32)
+    next_obs[ends] = rng.random((len(ends), obs_size), dtype=np.float32)
     terminated = np.zeros(count, dtype=bool)
     truncated = np.zeros(count, dtype=bool)
     terminated[ends] = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +15,26 @@ from transitions import FIELDS, OBS_SIZE, Step, Transitions
 class Cpprb(Contender):
     name = "cpprb"
     distribution = "cpprb"
+    fields: ClassVar[Mapping[str, Any]] = {
+        "obs": {"shape": OBS_SIZE, "dtype": np.float32},
+        "action": {"dtype": np.int64},
+        "reward": {"dtype": np.float32},
+        "next_obs": {"shape": OBS_SIZE, "dtype": np.float32},
+        "terminated": {"dtype": np.bool_},
+        "truncated": {"dtype": np.bool_},
+    }
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def build(self) -> None:
         import cpprb
 
-        fields = {
-            "obs": {"shape": OBS_SIZE, "dtype": np.float32},
-            "action": {"dtype": np.int64},
-            "reward": {"dtype": np.float32},
-            "next_obs": {"shape": OBS_SIZE, "dtype": np.float32},
-            "terminated": {"dtype": np.bool_},
-            "truncated": {"dtype": np.bool_},
-        }
+        capacity, fields, options = self.setup.capacity, dict(self.fields), self.options
         if self.setup.prioritized:
-            self._buffer = cpprb.PrioritizedReplayBuffer(self.setup.capacity, fields, alpha=ALPHA, eps=EPSILON)
+            self._buffer = cpprb.PrioritizedReplayBuffer(capacity, fields, alpha=ALPHA, eps=EPSILON, **options)
             self.update = self._buffer.update_priorities
             self.sample = lambda size: self._buffer.sample(size, BETA)
         else:
-            self._buffer = cpprb.ReplayBuffer(self.setup.capacity, fields)
+            self._buffer = cpprb.ReplayBuffer(capacity, fields, **options)
             self.sample = self._buffer.sample
         self.add = lambda fields: self._buffer.add(**fields)
 

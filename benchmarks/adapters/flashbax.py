@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,15 @@ class Flashbax(Contender):
 
     name = "Flashbax"
     distribution = "flashbax"
+    #: Shape and dtype of every field of an item.
+    fields: ClassVar[Mapping[str, tuple[tuple[int, ...], Any]]] = {
+        "obs": ((OBS_SIZE,), np.float32),
+        "action": ((), np.int32),
+        "reward": ((), np.float32),
+        "next_obs": ((OBS_SIZE,), np.float32),
+        "terminated": ((), np.bool_),
+        "truncated": ((), np.bool_),
+    }
 
     def build(self) -> None:
         import jax
@@ -32,14 +41,7 @@ class Flashbax(Contender):
         jax.config.update("jax_cpu_enable_async_dispatch", False)
         self._jax = jax
         self._key = jax.random.key(self.setup.seed, impl="unsafe_rbg")
-        item = {
-            "obs": jax.numpy.zeros(OBS_SIZE, np.float32),
-            "action": jax.numpy.zeros((), np.int32),
-            "reward": jax.numpy.zeros((), np.float32),
-            "next_obs": jax.numpy.zeros(OBS_SIZE, np.float32),
-            "terminated": jax.numpy.zeros((), bool),
-            "truncated": jax.numpy.zeros((), bool),
-        }
+        item = {name: jax.numpy.zeros(shape, dtype) for name, (shape, dtype) in self.fields.items()}
         functions = self._functions(1)
         self._state = jax.jit(functions.init)(item)
         self._add = jax.jit(functions.add, donate_argnums=0)
@@ -68,8 +70,8 @@ class Flashbax(Contender):
             self._state = add(self._state, {**columns, "action": columns["action"].astype(np.int32)})
 
     def add_form(self, step: Step) -> tuple[dict[str, Any]]:
-        dtypes = (np.float32, np.int32, np.float32, np.float32, bool, bool)
-        return ({name: np.asarray(value, dtype) for name, value, dtype in zip(FIELDS, step, dtypes, strict=True)},)
+        kinds = self.fields.items()
+        return ({name: np.asarray(value, dtype) for (name, (_, dtype)), value in zip(kinds, step, strict=True)},)
 
     def _add_one(self, item: dict[str, Any]) -> None:
         self._state = self._jax.block_until_ready(self._add(self._state, item))

@@ -25,12 +25,17 @@ class Replaybank(Contender):
             capacity=setup.capacity,
             streams=setup.streams,
             sampler=rb.Prioritized(alpha=ALPHA, beta=BETA, epsilon=EPSILON) if setup.prioritized else rb.Uniform(),
-            view=rb.Transition(gamma=0.99),
+            view=self.view(),
             seed=setup.seed,
         )
         self.add = self._buffer.add
         self.sample = self._buffer.sample
         self.update = self._buffer.update_priorities
+
+    def view(self) -> Any:
+        import replaybank as rb
+
+        return rb.Transition(gamma=0.99)
 
     def fill(self, data: Transitions) -> None:
         if self.setup.streams > 1:

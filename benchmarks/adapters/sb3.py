@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,21 @@ class StableBaselines3(Contender):
     name = "SB3"
     distribution = "stable-baselines3"
     prioritizes = False
+    obs_space: ClassVar[Mapping[str, Any]] = {"low": 0.0, "high": 1.0, "shape": (OBS_SIZE,), "dtype": np.float32}
+    actions: ClassVar[int] = 2
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def build(self) -> None:
         from gymnasium import spaces
         from stable_baselines3.common.buffers import ReplayBuffer
 
-        obs_space = spaces.Box(0.0, 1.0, (OBS_SIZE,), np.float32)
         self._buffer = ReplayBuffer(
-            self.setup.capacity, obs_space, spaces.Discrete(2), device="cpu", n_envs=self.setup.streams
+            self.setup.capacity,
+            spaces.Box(**self.obs_space),
+            spaces.Discrete(self.actions),
+            device="cpu",
+            n_envs=self.setup.streams,
+            **self.options,
         )
         self.add = self._buffer.add
         self.sample = self._buffer.sample

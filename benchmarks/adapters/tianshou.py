@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ class Tianshou(Contender):
     name = "Tianshou"
     distribution = "tianshou"
     chunk = 1_000_000
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def build(self) -> None:
         from tianshou.data import Batch, PrioritizedReplayBuffer, ReplayBuffer, VectorReplayBuffer
@@ -26,11 +27,11 @@ class Tianshou(Contender):
         self._batch = Batch
         self._plain = ReplayBuffer
         if self.setup.prioritized:
-            self._use(PrioritizedReplayBuffer(capacity, alpha=ALPHA, beta=BETA))
+            self._use(PrioritizedReplayBuffer(capacity, alpha=ALPHA, beta=BETA, **self.options))
         elif streams > 1:
             self._use(VectorReplayBuffer(capacity, streams))
         else:
-            self._use(ReplayBuffer(capacity))
+            self._use(ReplayBuffer(capacity, **self.options))
 
     def _use(self, buffer: Any) -> None:
         self._buffer = buffer
