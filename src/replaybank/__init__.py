@@ -2,7 +2,12 @@
 
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport, ReplayBuffer
+from replaybank.samplers.combined import Combined
+from replaybank.samplers.mixture import Mixture
 from replaybank.samplers.prioritized import Prioritized
+from replaybank.samplers.rank_prioritized import RankPrioritized
+from replaybank.samplers.recent import Recent
+from replaybank.samplers.sample_once import SampleOnce
 from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
@@ -11,10 +16,15 @@ from replaybank.views.transition import Transition
 
 __all__ = [
     "Batch",
+    "Combined",
+    "Mixture",
     "NStep",
     "Prioritized",
     "PriorityReport",
+    "RankPrioritized",
+    "Recent",
     "ReplayBuffer",
+    "SampleOnce",
     "Schema",
     "Transition",
     "Uniform",
