@@ -1,12 +1,13 @@
 // A deck of slots that is shuffled as it is dealt.
 //
-// cards[0 … waiting) are still to be dealt in this round, in no order that counts; cards[waiting … size) have been. Dealing takes any
-// of the waiting ones and puts it at their end (Fisher & Yates 1938), so a round is a uniform permutation, and the next
-// one begins with waiting = size: nothing is ever shuffled as a whole.
+// cards[0 … waiting) are still to be dealt in this round, in no order that counts; cards[waiting … size) have been.
+// Dealing takes any of the waiting ones and puts it at their end (Fisher & Yates 1938), so a round is a uniform
+// permutation, and the next one begins with waiting = size: nothing is ever shuffled as a whole.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "prefetch.hpp"
 
@@ -31,7 +32,7 @@ struct Deck {
     void add(int64_t first_id, int64_t n) {
         for (int64_t id = first_id; id < first_id + n; ++id) {
             const auto slot = static_cast<uint32_t>(id % capacity);
-            if (size() < capacity) {  // ids are consecutive: no slot comes again before all are taken
+            if (size() < capacity) {  // ids follow each other: no slot comes again before all are taken
                 cards[size()] = slot;
                 places[slot] = static_cast<uint32_t>(size());
                 ++counts[1];
@@ -49,9 +50,7 @@ struct Deck {
         constexpr int64_t AHEAD = 16;
         const int64_t last = waiting() - 1;
         int64_t looked = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            slots[i] = chosen(i);
-        }
+        for (int64_t i = 0; i < n; ++i) slots[i] = chosen(i);
         for (int64_t i = 0; i < n; ++i) {
             for (; looked < std::min(i + AHEAD, n); ++looked) prefetch(cards + slots[looked]);
             swap(slots[i], last - i);

@@ -3,8 +3,8 @@
 // A branch knows how many entries lie below each child, so the entry of a rank, and the rank of an entry, are one walk.
 // Exact, whatever the priorities; an update is an erase and an insert, and no step ever costs more than a few walks.
 //
-// Splits leave halves, merges happen where two adjacent siblings hold no more than half a node together; so of any two
-// adjacent siblings one is at least a quarter full, which bounds the nodes needed (see order.py).
+// Splits leave halves; two adjacent siblings become one where they hold no more than half a node together. So any two
+// hold more than that, which bounds the nodes that are needed (see order.py).
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ struct Entry {
 };
 
 inline bool before(const Entry& a, const Entry& b) {
-    return (a.priority < b.priority) | ((a.priority == b.priority) & (a.id < b.id));
+    return a.priority < b.priority || (a.priority == b.priority && a.id < b.id);
 }
 
 constexpr int64_t FANOUT = 32;
@@ -69,18 +69,18 @@ struct Keys {
         for (int line = 0; line < 4; ++line) prefetch(priority + 8 * line);
     }
 
-    // How many come before `entry`. Compares with all of them, in vector registers: halving takes longer, as each step
-    // waits for the one before.
-    int64_t place_of(const Entry& entry) const {
-        int64_t at = 0;
-        for (int64_t half = FANOUT / 2; half > 0; half /= 2) at += half * comes_before(at + half - 1, entry);
-        return at + comes_before(at, entry);
-    }
-
+    // Ties are rare, or else all are ties: that branch is one to predict.
     bool comes_before(int64_t k, const Entry& entry) const {
         bool less = priority[k] < entry.priority;
         if (priority[k] == entry.priority) [[unlikely]] less = id[k] < entry.id;
         return less;
+    }
+
+    // How many come before `entry`. Always the same steps, none of them a branch: which half it is in is a coin toss.
+    int64_t place_of(const Entry& entry) const {
+        int64_t at = 0;
+        for (int64_t half = FANOUT / 2; half > 0; half /= 2) at += half * comes_before(at + half - 1, entry);
+        return at + comes_before(at, entry);
     }
 
     // The same for one who has a guess.
@@ -93,10 +93,10 @@ struct Keys {
 constexpr int64_t TALLEST = 16;
 constexpr int64_t ORDER_BLOCK = 64;  // as many walks go abreast
 
-// The way to an entry, as it was found before others came or went: the child of the branches of each height, at 0 the
-// place in the leaf.
+// The way to an entry, as it was before others came or went: a guess of the child at each height, at 0 of the place in
+// the leaf. Guesses are checked, which is quicker than to search again.
 struct Way {
-    uint8_t turns[TALLEST];
+    uint8_t turns[TALLEST] = {};
 };
 
 struct Order {

@@ -36,9 +36,9 @@ class Order:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        # Of two adjacent siblings one is always more than a quarter full, so a level never has more than 2 / 17 of the
-        # nodes below it, but for one at each end: fewer than capacity / 7 leaves and capacity / 40 branches in all.
-        # Reserved, and touched only as it is used.
+        # Two adjacent siblings hold at least 17 things, so a level of w nodes under v parents holds 17 / 2 * (w - v) or
+        # more; with that on each level, leaves are at most 0.137 and branches 0.022 an id, and a few for the way up.
+        # Reserved, but touched only as they are used.
         self._leaves = aligned_zeros(capacity // 7 + 64, LEAF)
         self._branches = aligned_zeros(capacity // 32 + 64, BRANCH)
         self._state = np.array(EMPTY, np.int64)
@@ -94,7 +94,7 @@ class Order:
         node, height, size, leaves, branches, free_leaf, free_branch = self._state.tolist()
         assert height > 0 or size <= FANOUT
         seen_leaves, seen_branches = 0, 0
-        level, held = np.array([node] if size or leaves else [], np.int64), np.array([size])
+        level, held = np.array([node] if leaves else [], np.int64), np.array([size] if leaves else [], np.int64)
         for depth in range(height, 0, -1):
             seen_branches += len(level)
             here = self._branches[level]

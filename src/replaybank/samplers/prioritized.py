@@ -22,10 +22,10 @@ LARGEST_LOG_MASS = math.log(1e290)
 class Prioritized:
     """Proportional prioritization (Schaul et al. 2016, eq. 1): P(i) = p_i^alpha / sum_k p_k^alpha.
 
-    The priority p is |TD error| + epsilon (1e-6), or, with `min_priority`, max(|TD error| + epsilon, min_priority), and
-    then epsilon is 0 if it is not given. Loss-adjusted prioritization (LAP: Fujimoto et al. 2020) is min_priority=1 with
-    alpha=0.4, beta=0 (no importance weights: they are 1) and a Huber loss that is quadratic up to min_priority: errors
-    below it are drawn uniformly, and those above have gradients of one size.
+    The priority p is |TD error| + epsilon, with epsilon 1e-6. With `min_priority` it is max(|TD error| + epsilon,
+    min_priority), and epsilon is 0 if it is not given. Loss-adjusted prioritization (LAP: Fujimoto et al. 2020) is
+    min_priority=1 with alpha=0.4, beta=0 (no importance weights: they are 1) and a Huber loss that is quadratic up to
+    min_priority: errors below it are drawn uniformly, and those above have gradients of one size.
 
     Draws are stratified: a batch of n takes one transition from each of n equal ranges of the total. New transitions
     get the largest priority now in the buffer (1.0 where it holds none above 0), so each is likely to be seen soon; not

@@ -50,7 +50,9 @@ class SampleOnce:
     def added(self, first_id: int, n: int) -> None:
         window = self.window
         end = first_id + n
-        n = min(n, window.capacity)
+        if n > window.capacity:  # all leave, and some never come in
+            self._counts[:] = 0
+            n = window.capacity
         window.extend_to(end)
         kernels.deck_add(self._deck, end - n, n)
 
