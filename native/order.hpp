@@ -344,6 +344,7 @@ struct Order {
             copy(to.count + left, branches[from].count, right);
             to.size += right;
             free_branch(from);
+            merged(to, left - 1, height - 1);  // where the two met
         }
         branch.count[j] += branch.count[j + 1];
         branch.last.erase(j);

@@ -230,7 +230,7 @@ def order_twin(order):
 
 @pytest.mark.parametrize("capacity", [1, 2, 32, 33, 70, 1200, 5000])
 def test_orders(capacity):
-    """A life of adds and updates with ties, duplicates, stale ids, and sorted values: who has a rank, and which rank."""
+    """A life of adds and updates with ties, duplicates, stale ids, and sorted values: who has which rank."""
     rng = np.random.default_rng(capacity)
     order = Order(capacity)
     twin = order_twin(order)
@@ -287,6 +287,24 @@ def test_an_order_has_room_for_the_worst_ways_to_empty_it(pattern):
         leaves, branches = order._state[3:5]
         assert leaves < 0.137 * n + 10
         assert branches < 0.022 * n + 10
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_order_survives_whole_ranges_of_ranks_that_move_at_once(seed):
+    """Runs of neighbours leave for one end, so that nodes of every height become one with others."""
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.choice([300, 3000, 6000]))
+    order = Order(capacity)
+    order.add(0, 0, rng.random(capacity))
+    for turn in range(40):
+        by_rank = order.find(np.arange(capacity), turn, turn + capacity)
+        a, b = np.sort(rng.integers(0, capacity + 1, 2))
+        ids = [by_rank[a:b], by_rank[::2], rng.permutation(by_rank)[:b], by_rank[a:b][::-1]][rng.integers(4)].copy()
+        n = len(ids)
+        values = [np.full(n, 1e9), np.zeros(n), np.arange(float(n)), rng.random(n)][rng.integers(4)]
+        order.update(ids, values, turn, turn + capacity)
+        order.check_valid()
+        order.add(turn, turn + capacity, np.ones(1))
 
 
 def test_an_order_refuses_what_it_does_not_hold():
