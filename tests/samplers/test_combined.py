@@ -141,6 +141,18 @@ def test_with_uniform_all_weights_are_one() -> None:
     assert filled(rb.Combined()).sample(20).weights.tolist() == [1.0] * 20
 
 
+def test_what_is_drawn_again_within_a_sample_does_not_bring_the_newest_again() -> None:
+    sampler = rb.Combined()
+    sampler.attach(10_000)
+    sampler.added(0, 10_000)
+    rng = np.random.default_rng(0)
+    for n in (1, 5):
+        assert sampler.draw(n, rng)[0][0] == 9_999
+        assert 9_999 not in sampler.draw(5, rng)[0]
+        assert (sampler.probability_of(np.array([9_999])) == 1e-4).all()
+        sampler.weights(np.ones(1))
+
+
 def test_a_newest_one_that_the_view_refuses_is_replaced() -> None:
     class NotTheNewest(rb.Transition):
         def usable(self, rows: Any, ids: np.ndarray) -> Any:

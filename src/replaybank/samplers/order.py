@@ -24,6 +24,7 @@ BRANCH = np.dtype(
 # What `state` holds; see native/order.hpp.
 ROOT, HEIGHT, SIZE, LEAVES, BRANCHES, FREE_LEAF, FREE_BRANCH = range(7)
 EMPTY = (0, 0, 0, 0, 0, -1, -1)
+FIRST = np.zeros(1, np.int64)  # the highest rank
 
 
 class Order:
@@ -64,6 +65,12 @@ class Order:
         """Bytes held: nodes that were ever used, and the priorities."""
         leaves, branches = self._state[[LEAVES, BRANCHES]].tolist()
         return int(leaves * LEAF.itemsize + branches * BRANCH.itemsize + self.by_slot.nbytes)
+
+    def largest(self, oldest: int, added: int) -> float:
+        """The largest priority; 0 where there is none."""
+        if not len(self):
+            return 0.0
+        return self.by_slot.item(self.find(FIRST, oldest, added).item() % self.capacity)
 
     def add(self, oldest: int, added: int, priorities: NDArray[np.float64]) -> None:
         """The ids from `added` on come in (float64 [n], n <= capacity); those that sat in their slots leave."""

@@ -82,13 +82,14 @@ class RankPrioritized:
     def added(self, first_id: int, n: int) -> None:
         window = self.window
         size, end = len(window), first_id + n
-        first = self._order.find(np.zeros(min(size, 1), np.int64), window.oldest, window.added)
-        priority = self.priority_of(first).sum() or 1.0
+        priority = self._order.largest(window.oldest, window.added) or 1.0
         if n > window.capacity:  # all leave, and some never come in
             self._order.clear()
             window.extend_to(end - window.capacity)
             window.clear()
-        self._order.add(window.oldest, window.added, np.full(end - window.added, priority))
+        priorities = np.empty(end - window.added)
+        priorities.fill(priority)
+        self._order.add(window.oldest, window.added, priorities)
         window.extend_to(end)
         if len(window) > size:
             self._weigh(size, len(window))
