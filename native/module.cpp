@@ -12,6 +12,8 @@
 
 #include "append.hpp"
 #include "blocks.hpp"
+#include "deck.hpp"
+#include "order.hpp"
 #include "rows.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
@@ -437,6 +439,115 @@ void py_spread(nb::handle uniforms, int64_t oldest, int64_t size, nb::handle ids
     for (int64_t i = 0; i < n; ++i) out[i] = oldest + static_cast<int64_t>(u[i] * static_cast<double>(size));
 }
 
+// ---- order ------------------------------------------------------------------------------------------------------
+
+// (leaves, branches, state, priorities by slot), as order.py makes it.
+Order as_order(const nb::tuple& t) {
+    const nb::handle leaves = t[0], branches = t[1];
+    const Order order{reinterpret_cast<Order::Leaf*>(bytes(leaves)), reinterpret_cast<Order::Branch*>(bytes(branches)),
+                      int64s(t[2]), size_of(leaves), size_of(branches)};
+    if (PyArray_ITEMSIZE(reinterpret_cast<PyArrayObject*>(leaves.ptr())) != sizeof(Order::Leaf) ||
+        PyArray_ITEMSIZE(reinterpret_cast<PyArrayObject*>(branches.ptr())) != sizeof(Order::Branch) ||
+        size_of(t[2]) != Order::FIELDS) {
+        throw nb::value_error("these are not the arrays of an order");
+    }
+    return order;
+}
+
+void require_finite(const double* values, int64_t n) {
+    if (!std::all_of(values, values + n, [](double x) { return std::isfinite(x); })) {
+        throw nb::value_error("priorities must be finite");
+    }
+}
+
+// Gives the next ids, one for each of `values`, their priorities; those that sat in their slots leave.
+void py_order_add(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle values) {
+    Order order = as_order(arrays);
+    double* by_slot = float64s(arrays[3]);
+    const double* priorities = float64s(values);
+    const int64_t capacity = size_of(arrays[3]), n = size_of(values);
+    if (oldest < 0 || order.size() != added - oldest || n > capacity) {
+        throw nb::value_error("an entry a live id, and at most one new one a slot");
+    }
+    require_finite(priorities, n);
+    MaybeReleased released(n * 512);
+    order_add(order, by_slot, capacity, oldest, added, priorities, n);
+}
+
+int64_t py_order_update(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ids, nb::handle values) {
+    Order order = as_order(arrays);
+    double* by_slot = float64s(arrays[3]);
+    const int64_t *places = int64s(ids), n = size_of(ids);
+    const double* priorities = float64s(values);
+    if (size_of(values) != n || oldest < 0 || order.size() != added - oldest) {
+        throw nb::value_error("one value an id, and an entry a live id");
+    }
+    require_finite(priorities, n);
+    const Ring ring(size_of(arrays[3]), oldest, added);
+    MaybeReleased released(n * 512);
+    return order_update(order, by_slot, ring, places, priorities, n);
+}
+
+// The ids that have these ranks (0: the largest priority, and of equal ones the newest id).
+void py_order_find(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ranks, nb::handle ids) {
+    const Order order = as_order(arrays);
+    const int64_t *wanted = int64s(ranks), n = size_of(ranks), size = order.size();
+    int64_t* found = int64s(ids);
+    if (size_of(ids) != n || size != added - oldest) throw nb::value_error("one id a rank, and an entry a live id");
+    std::vector<int64_t> positions(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+        if (wanted[i] < 0 || wanted[i] >= size) throw nb::index_error("a rank that nobody has");
+        positions[static_cast<size_t>(i)] = size - 1 - wanted[i];
+    }
+    MaybeReleased released(n * 512);
+    order.at(positions.data(), n, found);
+}
+
+// The ranks of live ids.
+void py_order_ranks(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ids, nb::handle ranks) {
+    const Order order = as_order(arrays);
+    const double* by_slot = float64s(arrays[3]);
+    const int64_t *places = int64s(ids), n = size_of(ids), size = order.size();
+    int64_t* out = int64s(ranks);
+    if (size_of(ranks) != n || oldest < 0 || size != added - oldest) {
+        throw nb::value_error("one rank an id, and an entry a live id");
+    }
+    const Ring ring(size_of(arrays[3]), oldest, added);
+    require_live(ring, places, n);
+    MaybeReleased released(n * 512);
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = size - 1 - order.position({by_slot[ring.slot(places[i])], places[i]});
+    }
+}
+
+// ---- deck -------------------------------------------------------------------------------------------------------
+
+// (cards, places, counts), as sample_once.py makes it.
+Deck as_deck(const nb::tuple& t) {
+    const nb::handle cards = t[0], places = t[1], counts = t[2];
+    const int64_t capacity = size_of(cards);
+    const Deck deck{static_cast<uint32_t*>(PyArray_DATA(as_array(cards, NPY_UINT32))),
+                    static_cast<uint32_t*>(PyArray_DATA(as_array(places, NPY_UINT32))), int64s(counts), capacity};
+    if (size_of(places) != capacity || size_of(counts) != 2) throw nb::value_error("these are not the arrays of a deck");
+    return deck;
+}
+
+void py_deck_add(const nb::tuple& arrays, int64_t first_id, int64_t n) {
+    Deck deck = as_deck(arrays);
+    if (first_id < 0 || n < 0 || n > deck.capacity) throw nb::value_error("at most one id a slot");
+    MaybeReleased released(n * 16);
+    deck.add(first_id, n);
+}
+
+void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb::handle slots) {
+    Deck deck = as_deck(arrays);
+    const double* u = float64s(uniforms);
+    int64_t *out = int64s(slots), n = size_of(uniforms);
+    if (size_of(slots) != n || kept < 0 || n > deck.waiting() - kept) throw nb::value_error("a waiting slot each");
+    MaybeReleased released(n * 128);
+    deck.deal(kept, u, n, out);
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -498,6 +609,12 @@ NB_MODULE(_native, m) {
     m.def("tree_fill", &py_tree_fill);
     m.def("tree_build", &py_tree_build);
     m.def("tree_find", &py_tree_find);
+    m.def("deck_add", &py_deck_add);
+    m.def("deck_deal", &py_deck_deal);
+    m.def("order_add", &py_order_add);
+    m.def("order_update", &py_order_update);
+    m.def("order_find", &py_order_find);
+    m.def("order_ranks", &py_order_ranks);
     m.def("spread", &py_spread);
     m.def("count_live", &py_count_live);
     m.def("importance_weights", &py_importance_weights);

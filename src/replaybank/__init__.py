@@ -3,7 +3,12 @@
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport, ReplayBuffer, Segment
 from replaybank.recorder import Episode, Recorder
+from replaybank.samplers.combined import Combined
+from replaybank.samplers.mixture import Mixture
 from replaybank.samplers.prioritized import Prioritized
+from replaybank.samplers.rank_prioritized import RankPrioritized
+from replaybank.samplers.recent import Recent
+from replaybank.samplers.sample_once import SampleOnce
 from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
@@ -13,13 +18,18 @@ from replaybank.views.transition import Transition
 
 __all__ = [
     "Batch",
+    "Combined",
     "Episode",
     "FrameStack",
+    "Mixture",
     "NStep",
     "Prioritized",
     "PriorityReport",
+    "RankPrioritized",
+    "Recent",
     "Recorder",
     "ReplayBuffer",
+    "SampleOnce",
     "Schema",
     "Segment",
     "Transition",

@@ -297,9 +297,11 @@ class ReplayBuffer:
             missing = np.flatnonzero(~usable)
             if not missing.size:
                 return ids, probabilities
-            ids[missing], probabilities[missing] = self.sampler.draw(missing.size, self._rng)
-            found = self.view.usable(rows, ids[missing])
-            usable[missing] = True if found is None else found
+            drawn, shares = self.sampler.draw(missing.size, self._rng)
+            found = self.view.usable(rows, drawn)
+            fresh = ~np.isin(drawn, ids[usable]) if self.sampler.distinct else np.ones(missing.size, bool)
+            ids[missing], probabilities[missing] = drawn, shares
+            usable[missing] = fresh if found is None else fresh & found
         raise ValueError(f"sample: the view {self.view!r} could use too few of the transitions in {MOST_REDRAWS} draws")
 
     def update_priorities(self, indices: ArrayLike, td_error: ArrayLike) -> PriorityReport:

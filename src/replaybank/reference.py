@@ -27,6 +27,10 @@ from replaybank.rows import (
 # rows, tails, older, free_tails, free_older, newest, cursor, geometry: what rows.py holds
 Store = tuple[NDArray[Any], ...]
 Tree = tuple[NDArray[np.float64], NDArray[np.int64]]  # nodes, levels: what sum_tree.py holds
+Order = tuple[NDArray[Any], ...]  # leaves, branches, state, priorities by slot: what order.py holds
+Deck = tuple[
+    NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]
+]  # cards, places, counts: what sample_once.py holds
 FAMILY = 8
 
 
@@ -274,6 +278,59 @@ def tree_find(
     uniforms[:] = targets
 
 
+def order_add(order: Order, oldest: int, added: int, values: NDArray[np.float64]) -> None:
+    """The twins of `order_…` keep no order: they write priorities down, and sort all of them when they are asked."""
+    by_slot = order[3]
+    by_slot[np.arange(added, added + len(values)) % len(by_slot)] = values
+
+
+def order_update(order: Order, oldest: int, added: int, ids: NDArray[np.int64], values: NDArray[np.float64]) -> int:
+    """Sets the priorities of live ids, the last one of a repeated id winning."""
+    live = (ids >= oldest) & (ids < added)
+    for id_, value in zip(ids[live], values[live], strict=True):
+        order[3][id_ % len(order[3])] = value
+    return int(live.sum())
+
+
+def order_find(order: Order, oldest: int, added: int, ranks: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    """The largest priority first, and of equal ones the newest id."""
+    live = np.arange(oldest, added)
+    ids[:] = live[np.lexsort((-live, -order[3][live % len(order[3])]))][ranks]
+
+
+def order_ranks(order: Order, oldest: int, added: int, ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
+    """How many live ids have a larger priority, or the same one and are newer."""
+    live = np.arange(oldest, added)
+    of = order[3][live % len(order[3])]
+    for i, id_ in enumerate(ids):
+        priority = order[3][id_ % len(order[3])]
+        ranks[i] = ((of > priority) | ((of == priority) & (live > id_))).sum()
+
+
+def deck_add(deck: Deck, first_id: int, n: int) -> None:
+    """Each slot is put at the end where it is new, and then in front of those that have been dealt."""
+    cards, places, counts = deck
+    for id_ in range(first_id, first_id + n):
+        slot = id_ % len(cards)
+        if counts[1] < len(cards):
+            cards[counts[1]] = slot
+            places[slot] = counts[1]
+            counts[1] += 1
+        if places[slot] >= counts[0]:
+            _swap(deck, int(places[slot]), int(counts[0]))
+            counts[0] += 1
+
+
+def deck_deal(deck: Deck, kept: int, uniforms: NDArray[np.float64], slots: NDArray[np.int64]) -> None:
+    """Any of the waiting ones but the first `kept`, which changes places with the last of them."""
+    cards, _, counts = deck
+    for i, uniform in enumerate(uniforms):
+        last = int(counts[0]) - 1
+        _swap(deck, kept + int(uniform * (last + 1 - kept)), last)
+        slots[i] = cards[last]
+        counts[0] = last
+
+
 def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[np.int64]) -> None:
     """Uniform numbers in [0, 1) to ids in [oldest, oldest + size)."""
     ids[:] = oldest + (uniforms * size).astype(np.int64)
@@ -354,6 +411,12 @@ def _next_stack(store: Store, id_: int, stack: NDArray[np.uint8] | None) -> NDAr
     if aside != NONE:
         return np.concatenate([_bytes(older[aside]), own])
     return None if stack is None else np.concatenate([stack[1:], own])
+
+
+def _swap(deck: Deck, a: int, b: int) -> None:
+    cards, places, _ = deck
+    cards[[a, b]] = cards[[b, a]]
+    places[cards[[a, b]]] = a, b
 
 
 def _ended(row: Any) -> bool:
