@@ -21,9 +21,10 @@ struct Store {
     char* rows;
     char* tails;
     uint32_t* free_tails;  // a stack: last freed, first reused
-    int64_t* newest;       // per stream, the id of its newest row; -1 for none
+    int64_t* newest;       // per stream, the id of its newest row, or -2 - id where a segment begins next; -1 for none
     int64_t* cursor;       // added, start, tails_used, free_count
     int64_t capacity, row_nbytes, next_at, previous_at, tail_at, step_at, terminated_at, truncated_at, obs_nbytes;
+    uint32_t* after;  // per tail, the distance from the row that holds it to the stream's next one; 0 for none
 
     int64_t& added() const { return cursor[0]; }
     int64_t start() const { return cursor[1]; }
@@ -55,8 +56,9 @@ struct Column {
 };
 
 inline uint32_t take_tail(const Store& s) {
-    if (s.free_count() > 0) return s.free_tails[--s.free_count()];
-    return static_cast<uint32_t>(s.tails_used()++);
+    const uint32_t tail = s.free_count() > 0 ? s.free_tails[--s.free_count()] : static_cast<uint32_t>(s.tails_used()++);
+    s.after[tail] = 0;
+    return tail;
 }
 
 // Appends `n` transitions; transition i belongs to stream owners[i], or to stream i % streams where that is not given.
@@ -76,13 +78,14 @@ inline void append(const Store& s, const Column* columns, int64_t n_columns, int
         }
 
         // Does the stream go on? Its newest row must still be here, must not have ended, and must lead to this observation.
-        const int64_t before = s.newest[owner];
+        const bool closed = s.newest[owner] < -1;
+        const int64_t before = closed ? -2 - s.newest[owner] : s.newest[owner];
         char* previous = nullptr;
         uint32_t tail = NO_TAIL;
         if (before >= s.start() && before > leaving && before >= 0) {
             char* candidate = s.row(before % s.capacity);
-            if (!s.ended(candidate)) {
-                tail = s.link(candidate, s.tail_at);
+            tail = s.link(candidate, s.tail_at);
+            if (!closed && !s.ended(candidate)) {
                 const char* open = s.tail(tail);
                 bool equal = true;
                 for (int64_t c = 0; c < n_columns && equal; ++c) {
@@ -92,6 +95,7 @@ inline void append(const Store& s, const Column* columns, int64_t n_columns, int
                 }
                 if (equal) previous = candidate;
             }
+            if (!previous) s.after[tail] = static_cast<uint32_t>(id - before);
         }
         if (previous) {
             const uint32_t distance = static_cast<uint32_t>(id - before);

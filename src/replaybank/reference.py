@@ -11,9 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import MAX, SUM
-from replaybank.rows import DISCOUNT, FIRST, LAST, LINKS, NEXT_OBS, NO_TAIL, PLACE_ROW
+from replaybank.rows import (
+    AHEAD,
+    CHAIN,
+    DISCOUNT,
+    DISCOUNTS,
+    FIRST,
+    IS_FIRST,
+    LAST,
+    LINKS,
+    MASK,
+    NEXT_OBS,
+    NO_TAIL,
+    PLACE_ROW,
+    START,
+    STEPS,
+    VALID,
+)
 
-Store = tuple[NDArray[Any], ...]  # rows, tails, free_tails, newest, cursor, geometry: what rows.py holds
+Store = tuple[NDArray[Any], ...]  # rows, tails, free_tails, newest, cursor, geometry, after: what rows.py holds
 Tree = tuple[NDArray[np.float64], NDArray[np.int64]]  # nodes, levels: what sum_tree.py holds
 FAMILY = 8
 
@@ -26,7 +42,7 @@ def append(
     The twin takes values that are arrays of the leaves' own dtypes only; the kernel also takes plain scalars, and gives
     -1 for anything else.
     """
-    rows, tails, free, newest, cursor, geometry = store
+    rows, tails, free, newest, cursor, geometry, after = store
     capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
     records, pool = _bytes(rows), _bytes(tails)
     n = 1 if lead < 0 else lead
@@ -47,8 +63,10 @@ def append(
             for (place, at, *_), item in zip(plan, items, strict=True)
             if place == PLACE_ROW and at < obs_nbytes
         ]
-        before = int(newest[owner])
-        goes_on = before >= start and before > leaving and not _ended(rows[before % capacity])
+        closed = newest[owner] < -1
+        before = int(-2 - newest[owner] if closed else newest[owner])
+        there = before >= start and before > leaving
+        goes_on = there and not closed and not _ended(rows[before % capacity])
         if goes_on:
             open_tail = pool[rows[tail_link][before % capacity]]
             goes_on = all((open_tail[at : at + len(value)] == value).all() for at, value in obs)
@@ -56,12 +74,16 @@ def append(
             tail = rows[tail_link][before % capacity]
             rows[next_link][before % capacity] = id_ - before
             rows[tail_link][before % capacity] = NO_TAIL
-        elif cursor[3] > 0:
-            cursor[3] -= 1
-            tail = free[cursor[3]]
         else:
-            tail = cursor[2]
-            cursor[2] += 1
+            if there:
+                after[rows[tail_link][before % capacity]] = id_ - before
+            if cursor[3] > 0:
+                cursor[3] -= 1
+                tail = free[cursor[3]]
+            else:
+                tail = cursor[2]
+                cursor[2] += 1
+            after[tail] = 0
         rows[previous_link][slot] = id_ - before if goes_on else 0
         rows[step_link][slot] = rows[step_link][before % capacity] + 1 if goes_on else 0
         rows[next_link][slot] = 0
@@ -83,7 +105,7 @@ def read(
     out: NDArray[Any],
 ) -> None:
     """Each copy of the plan is one fancy index: bytes [at, at + nbytes) of the records that its source names."""
-    rows, tails, _, _, _, geometry = store
+    rows, tails, _, _, _, geometry, _ = store
     capacity = int(geometry[0])
     records, pool = _bytes(rows), _bytes(tails)
     ahead = rows[LINKS[0]][last % capacity].astype(np.int64)
@@ -107,7 +129,7 @@ def walk(
     store: Store, ids: NDArray[np.int64], steps: int, forward: bool, path: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> None:
     """Step by step along the links; where there is none, or it leads to a row that has left, the id is repeated."""
-    rows, _, _, _, cursor, geometry = store
+    rows, _, _, _, cursor, geometry, _ = store
     capacity = int(geometry[0])
     oldest = max(int(cursor[1]), int(cursor[0]) - capacity)
     path[:, 0] = ids
@@ -120,6 +142,71 @@ def walk(
         lengths += path[:, k] != here
 
 
+def follow(
+    store: Store,
+    ids: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    forward: bool,
+    to: NDArray[np.int64],
+    taken: NDArray[np.int64],
+) -> None:
+    """One link after the other, until the steps are taken or there is no further row."""
+    to[:], taken[:] = ids, 0
+    path, lengths = np.empty((len(ids), 2), np.int64), np.empty(len(ids), np.int64)
+    while True:
+        walk(store, to, 1, forward, path, lengths)
+        moves = (lengths == 2) & (taken < steps)
+        if not moves.any():
+            return
+        to[moves] = path[moves, 1]
+        taken[moves] += 1
+
+
+def sequences(
+    store: Store,
+    starts: NDArray[np.int64],
+    length: int,
+    burn_in: int,
+    across: bool,
+    gamma: float,
+    plan: NDArray[np.int64],
+    out: NDArray[Any],
+) -> None:
+    """Sequence by sequence: the slots of its steps and the records of their next observations, then column by column."""
+    rows, tails, _, _, _, geometry, after = store
+    capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
+    records, pool = _bytes(rows), _bytes(tails)
+    target = out.reshape(1).view(np.uint8).reshape(-1)
+    target[:] = 0
+    for i, start in enumerate(starts.tolist()):
+        slots, ahead = [], []
+        id_, distance = start, 1
+        while distance and len(slots) < length:
+            slot = id_ % capacity
+            slots.append(slot)
+            distance, tail = int(rows[LINKS[0]][slot]), rows[LINKS[2]][slot]
+            ahead.append(records[(id_ + distance) % capacity, :obs_nbytes] if distance else pool[tail])
+            if not distance and across:
+                distance = int(after[tail])
+            id_ += distance
+        count = len(slots)
+        steps, first = np.arange(count), rows[LINKS[3]][slots] == 0
+        discounts = np.where(rows["terminated"][slots], np.float32(0), np.float32(gamma)).astype(np.float32)
+        for part, at, nbytes, to in plan.tolist():
+            items = {
+                STEPS: records[slots, at : at + nbytes],
+                CHAIN: np.stack([*records[slots, :obs_nbytes], ahead[-1]])[:, at : at + nbytes],
+                AHEAD: np.stack(ahead)[:, at : at + nbytes],
+                START: records[slots[:1], at : at + nbytes],
+                VALID: np.ones(count, bool),
+                IS_FIRST: first,
+                MASK: steps >= burn_in,
+                DISCOUNTS: discounts,
+            }[part]
+            line = to + i * {CHAIN: length + 1, START: 1}.get(part, length) * nbytes
+            target[line : line + len(items) * nbytes] = items.ravel().view(np.uint8)
+
+
 def returns(
     store: Store,
     path: NDArray[np.int64],
@@ -130,7 +217,7 @@ def returns(
     totals: NDArray[np.float64],
 ) -> None:
     """Step by step: the total of the windows that reach step k grows by gamma ** k times the field there."""
-    rows, _, _, _, _, geometry = store
+    rows, _, _, _, _, geometry, _ = store
     number = np.dtype(np.float32 if dtype == np.dtype(np.float32).num else np.float64)
     size = totals.size // len(totals)
     field = _bytes(rows)[:, at : at + size * number.itemsize]

@@ -17,6 +17,8 @@ LINKS = ("link_next", "link_previous", "link_tail", "link_step")
 # Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
 PLACE_ROW, PLACE_NEXT_OBS = 0, 1
 FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
+# What a column of `sequences` holds (native/sequences.hpp, Part).
+STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
 
 
 class Rows:
@@ -29,6 +31,8 @@ class Rows:
     to the next row of the stream (0: none), to the previous one (0: none, and none either where that row has left),
     to the tail (NO_TAIL: none), and how many steps the segment took before. A live row has either a next row or a
     tail: that is its next observation.
+
+    Where a segment ended and its stream went on, its last row's tail knows the distance to the stream's next row.
     """
 
     def __init__(self, schema: Schema, capacity: int, streams: int) -> None:
@@ -41,12 +45,13 @@ class Rows:
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
         self.tails: NDArray[Any] = np.empty(capacity, schema.obs_dtype)
         self._free = np.empty(capacity, np.uint32)
-        self._newest = np.full(streams, -1, np.int64)
+        self._after = np.empty(capacity, np.uint32)  # by tail: the distance to the stream's next row, 0 for none
+        self._newest = np.full(streams, -1, np.int64)  # -1: none; -2 - id: that one, and then a segment begins
         self._cursor = np.zeros(4, np.int64)  # added, start, tails_used, free_count
         self._plan = _append_plan(schema, self.dtype)
         offsets = [_offset(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
         geometry = np.array([capacity, self.dtype.itemsize, *offsets, schema.obs_dtype.itemsize], np.int64)
-        self._store = (self.data, self.tails, self._free, self._newest, self._cursor, geometry)
+        self._store = (self.data, self.tails, self._free, self._newest, self._cursor, geometry, self._after)
 
     @property
     def added(self) -> int:
@@ -77,7 +82,7 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
         rows = min(self.added, self.capacity) * self.dtype.itemsize
-        tails = int(self._cursor[2]) * (self.schema.obs_dtype.itemsize + self._free.itemsize)
+        tails = int(self._cursor[2]) * (self.schema.obs_dtype.itemsize + self._free.itemsize + self._after.itemsize)
         return rows + tails + self._newest.nbytes
 
     def append(self, values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None = None) -> int:
@@ -115,6 +120,33 @@ class Rows:
         kernels.walk(self._store, ids, steps, forward, path, lengths)
         return path, lengths
 
+    def follow(
+        self, ids: NDArray[np.int64], steps: NDArray[np.int64], forward: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The id up to `steps` ([n]) on along the segment of each id ([n]), and how many steps that took."""
+        to, taken = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+        kernels.follow(self._store, ids, steps, forward, to, taken)
+        return to, taken
+
+    def sequences(
+        self,
+        starts: NDArray[np.int64],
+        length: int,
+        burn_in: int,
+        across: bool,
+        gamma: float,
+        plan: NDArray[np.int64],
+        out: NDArray[Any],
+    ) -> None:
+        """Copies the `length` steps from each of `starts` (ids [n]) on into `out`, as `plan` says; zeros where none are.
+
+        A plan has a row for each column: part, offset in the record, bytes of one step, offset in out. Parts: STEPS (a
+        stored field), CHAIN (observations and the one after the last step, length + 1), AHEAD (next observations),
+        START (of the first step only), VALID, IS_FIRST (of a segment), MASK (valid, from step `burn_in` on), DISCOUNTS
+        (gamma, 0 after termination). `across`: where a segment ends, the stream's next one follows.
+        """
+        kernels.sequences(self._store, starts, length, burn_in, across, gamma, plan, out)
+
     def returns(
         self, leaf: Leaf, path: NDArray[np.int64], lengths: NDArray[np.int64], gamma: float
     ) -> NDArray[np.float64]:
@@ -125,7 +157,8 @@ class Rows:
 
     def end(self, streams: NDArray[np.int64]) -> None:
         """What these streams add next begins a new segment."""
-        self._newest[streams] = -1
+        newest = self._newest[streams]
+        self._newest[streams] = np.where(newest < 0, newest, -2 - newest)
 
     def segments(self) -> list[NDArray[np.int64]]:
         """The live ids of each segment, in the order of their first ones."""
@@ -155,13 +188,14 @@ class Rows:
             "data": self.data[:size],
             "tails": self.tails[: self._cursor[2]],
             "free": self._free[: self._cursor[3]],
+            "after": self._after[: self._cursor[2]],
             "newest": self._newest,
             "cursor": self._cursor,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
-        targets = {"data": self.data, "tails": self.tails, "free": self._free}
+        targets = {"data": self.data, "tails": self.tails, "free": self._free, "after": self._after}
         for name, target in targets.items():
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
@@ -188,9 +222,15 @@ class Rows:
         held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
         assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"
         assert used <= self.capacity
+        after = np.where(has_tail, self._after[np.where(has_tail, tail, 0)], 0) if used else np.zeros(0, np.int64)
+        reached = (ids + after)[after > 0]
+        assert (reached < added).all(), "a stream goes on beyond the newest row"
+        assert (step[reached - oldest] == 0).all(), "a stream goes on in the middle of a segment"
+        assert len(np.unique(reached)) == len(reached), "two segments go on in the same one"
         assert (self._newest < added).all()
-        for newest in self._newest[self._newest >= oldest]:
-            assert following[newest - oldest] == 0, "the newest row of a stream has a next one"
+        latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
+        for newest in latest[latest >= oldest]:
+            assert following[newest - oldest] == after[newest - oldest] == 0, "the newest row of a stream has a next one"
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
