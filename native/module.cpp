@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "blocks.hpp"
 #include "rows.hpp"
 #include "sequences.hpp"
 #include "tree_lanes.hpp"
@@ -193,6 +194,35 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
     MaybeReleased released(nbytes);
     append(store, data, n_leaves, items, owner, streams);
     return first;
+}
+
+// ---- blocks -----------------------------------------------------------------------------------------------------
+
+void return_block(PyObject* capsule) {
+    const auto nbytes = reinterpret_cast<size_t>(PyCapsule_GetContext(capsule));
+    Blocks::give_back(PyCapsule_GetPointer(capsule, nullptr), nbytes);
+}
+
+// An array of shape () and this dtype at the start of a cache line, in memory that comes back to serve again.
+nb::object py_block(nb::handle dtype) {
+    if (!PyArray_DescrCheck(dtype.ptr())) throw nb::type_error("expected a NumPy dtype");
+    auto* descr = reinterpret_cast<PyArray_Descr*>(dtype.ptr());
+    const auto nbytes = static_cast<size_t>(PyDataType_ELSIZE(descr));
+    void* memory = Blocks::take(nbytes);
+    PyObject* owner = PyCapsule_New(memory, nullptr, &return_block);
+    if (!owner) {
+        Blocks::give_back(memory, nbytes);
+        throw nb::python_error();
+    }
+    PyCapsule_SetContext(owner, reinterpret_cast<void*>(nbytes));
+    Py_INCREF(descr);  // the array takes one
+    PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descr, 0, nullptr, nullptr, memory, NPY_ARRAY_CARRAY, nullptr);
+    if (!array || PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(array), owner) < 0) {
+        if (!array) Py_DECREF(owner);
+        Py_XDECREF(array);
+        throw nb::python_error();
+    }
+    return nb::steal(array);
 }
 
 // ---- read and walk ----------------------------------------------------------------------------------------------
@@ -440,6 +470,7 @@ NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
     m.attr("LANES") = widest_lanes();
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+    m.def("block", &py_block);
     m.def("read", &py_read);
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);

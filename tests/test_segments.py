@@ -179,7 +179,7 @@ def test_field_is_a_window_by_slot_that_nobody_can_write():
     np.testing.assert_array_equal(buffer.field("terminated")[slots], [row[6] for row in live])
     with pytest.raises(ValueError, match="read-only"):
         buffer.field("reward")[0] = 1
-    with pytest.raises(ValueError, match="field: expected one of obs, action, .*, given 'x'"):
+    with pytest.raises(ValueError, match=r"field: expected one of obs, action, .*, given 'x'"):
         buffer.field("x")
     nested = rb.ReplayBuffer(3)
     nested.add({"a": 1.0, "b": (2.0, np.zeros(2))}, 0, 0.0, {"a": 1.0, "b": (2.0, np.zeros(2))}, False, False)

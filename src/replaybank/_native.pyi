@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 LANES: int
@@ -7,6 +8,7 @@ LANES: int
 def append(
     store: tuple[NDArray[Any], ...], plan: NDArray[Any], values: tuple[Any, ...], lead: int, owners: NDArray[Any] | None
 ) -> int: ...
+def block(dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def read(
     store: tuple[NDArray[Any], ...],
     first: NDArray[Any],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,8 +12,19 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
-# Where a field's arrays are in the block: a name of the block's dtype, or nested as the field is.
-Places: TypeAlias = "str | dict[str, Places] | tuple[Places, ...]"
+
+@dataclass(frozen=True)
+class Cut:
+    """Items `begin` to `end` along the second axis of a column: windows that share memory."""
+
+    name: str
+    begin: int
+    end: int
+
+
+# Where a field's arrays are in the block: a name of the block's dtype, a part of such a column, or nested as the field
+# is.
+Places: TypeAlias = "str | Cut | dict[str, Places] | tuple[Places, ...]"
 
 # What the sampler says of each transition.
 DRAWN = ("indices", "probabilities", "weights")
@@ -23,6 +35,8 @@ def pick(places: Places, columns: Any) -> Any:
     """The nested field whose arrays are `columns[name]`."""
     if isinstance(places, str):
         return columns[places]
+    if isinstance(places, Cut):
+        return columns[places.name][:, places.begin : places.end]
     if isinstance(places, dict):
         return {name: pick(child, columns) for name, child in places.items()}
     return tuple(pick(child, columns) for child in places)

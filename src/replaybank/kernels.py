@@ -8,6 +8,7 @@ What each does, in a few readable lines, is its twin in `reference.py`; where th
 from replaybank._native import (
     LANES,
     append,
+    block,
     count_live,
     follow,
     importance_weights,
@@ -29,6 +30,7 @@ __all__ = [
     "MIN_POSITIVE",
     "SUM",
     "append",
+    "block",
     "count_live",
     "follow",
     "importance_weights",

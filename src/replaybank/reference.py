@@ -96,6 +96,11 @@ def append(
     return first
 
 
+def block(dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Memory for a batch; the kernel's starts a cache line, and serves again once nobody holds it."""
+    return np.empty((), dtype)
+
+
 def read(
     store: Store,
     first: NDArray[np.int64],

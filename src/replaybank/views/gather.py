@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank import kernels
 from replaybank.batch import DRAWN, Batch, Places
 from replaybank.rows import DISCOUNT, FIRST, LAST, NEXT_OBS, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
@@ -53,7 +54,7 @@ class Gather:
         """
         n = len(first)
         dtype, plan = self._sizes.get(n) or self._layout(n)
-        block = np.ndarray((), dtype, buffer=np.empty(dtype.itemsize, np.uint8))  # half the time of np.empty((), dtype)
+        block = kernels.block(dtype)
         rows.read(first, last, plan, factors, block)
         return Batch(block, self._places)
 
