@@ -7,6 +7,7 @@ from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
 from replaybank.views.nstep import NStep
+from replaybank.views.sequence import Sequence
 from replaybank.views.transition import Transition
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "PriorityReport",
     "ReplayBuffer",
     "Schema",
+    "Sequence",
     "Transition",
     "Uniform",
     "linear",

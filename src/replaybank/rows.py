@@ -120,6 +120,10 @@ class Rows:
         kernels.walk(self._store, ids, steps, forward, path, lengths)
         return path, lengths
 
+    def steps_before(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many steps the segment of each live id ([n]) took before it, whether those are still here or not."""
+        return self.data["link_step"][ids % self.capacity].astype(np.int64)
+
     def follow(
         self, ids: NDArray[np.int64], steps: NDArray[np.int64], forward: bool = True
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
