@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from replaybank import kernels, reference
+from replaybank import rows as rows_
 from replaybank.rows import Rows
 from replaybank.samplers.sum_tree import Tree
 from replaybank.schema import Schema
@@ -40,8 +41,9 @@ def steps(rng, schema, n, states, ends):
 
 def same(a, b):
     """Stores agree in everything that is not garbage: rows ever written, tails ever used, and the bookkeeping."""
-    for x, y in zip(a[3:], b[3:], strict=True):
+    for x, y in zip(a[3:6], b[3:6], strict=True):
         np.testing.assert_array_equal(x, y)
+    np.testing.assert_array_equal(a[6][: a[4][2]], b[6][: b[4][2]])
     rows = min(int(a[4][0]), len(a[0]))
     assert a[0][:rows].tobytes() == b[0][:rows].tobytes()
     assert a[1][: a[4][2]].tobytes() == b[1][: b[4][2]].tobytes()
@@ -91,8 +93,43 @@ def test_append_read_and_walk(schema, capacity, streams):
             assert found.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("schema", [FLAT, NESTED], ids=["flat", "nested"])
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (3, 5), (7, 1), (40, 3), (64, 4), (300, 2)])
+def test_sequences_and_follow(schema, capacity, streams):
+    rng = np.random.default_rng(capacity * 10 + streams)
+    rows = Rows(schema, capacity, streams)
+    fields = [leaf for leaf in schema.leaves if leaf.path[0] != "next_obs"]
+    observed = [leaf for leaf in schema.leaves if leaf.path[0] == "obs"]
+    parts = [(rows_.STEPS, leaf) for leaf in fields] + [(rows_.START, leaf) for leaf in fields]
+    parts += [(part, leaf) for part in (rows_.CHAIN, rows_.AHEAD) for leaf in observed]
+    copies = [(part, rows.offset_of(leaf), leaf.nbytes) for part, leaf in parts]
+    copies += [(rows_.VALID, 0, 1), (rows_.IS_FIRST, 0, 1), (rows_.MASK, 0, 1), (rows_.DISCOUNTS, 0, 4)]
+    for turn in range(40):
+        owners = rng.integers(0, streams, int(rng.integers(1, 30)))
+        rows.append(steps(rng, schema, len(owners), states=2, ends=0.1), len(owners), owners)
+        if turn % 7 == 0:
+            rows.end(rng.integers(0, streams, 1))
+        rows.check_valid()
+        for n, length, burn_in, across in ((0, 3, 0, False), (1, 1, 0, True), (9, 5, 2, False), (9, 40, 7, True)):
+            ids = rng.integers(rows.oldest, rows.added, n)
+            ends = np.cumsum([0] + [nbytes * n * (length + 1) for *_, nbytes in copies])
+            ends += np.arange(len(ends)) * 8 + (-ends) % 8  # apart, so that none can write into another's place unseen
+            plan = np.array([(*copy, at) for copy, at in zip(copies, ends, strict=False)], np.int64)
+            found, expected = (np.zeros((), np.dtype((np.void, int(ends[-1])))) for _ in range(2))
+            rows.sequences(ids, length, burn_in, across, 0.9, plan, found)
+            reference.sequences(rows._store, ids, length, burn_in, across, 0.9, plan, expected)
+            assert found.tobytes() == expected.tobytes()
+            most = rng.choice([0, 1, 3, 2**40], n)
+            for forward in (True, False):
+                to, taken = np.empty(n, np.int64), np.empty(n, np.int64)
+                reference.follow(rows._store, ids, most, forward, to, taken)
+                for one, other in zip(rows.follow(ids, most, forward), (to, taken), strict=True):
+                    np.testing.assert_array_equal(one, other)
+
+
 def test_append_takes_scalars_as_it_takes_arrays():
     a, b = Rows(FLAT, 5, 1), Rows(FLAT, 5, 1)
+    a.data.view(np.uint8)[:] = b.data.view(np.uint8)[:] = 0  # so that padding can be compared
     obs = np.arange(4, dtype=np.float32)
     for kind in (float, np.float32, np.float64, lambda x: np.array(x, np.float32), lambda x: np.array(x, np.float64)):
         a.append((obs, np.int64(3), kind(0.1), obs, np.True_, False), -1)

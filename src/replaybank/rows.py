@@ -234,7 +234,9 @@ class Rows:
         assert (self._newest < added).all()
         latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
         for newest in latest[latest >= oldest]:
-            assert following[newest - oldest] == after[newest - oldest] == 0, "the newest row of a stream has a next one"
+            assert following[newest - oldest] == after[newest - oldest] == 0, (
+                "the newest row of a stream has a next one"
+            )
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:

@@ -61,3 +61,6 @@ class NStep:
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None

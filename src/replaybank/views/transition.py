@@ -37,6 +37,9 @@ class Transition:
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
 
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
+
 
 def discount_factor(view: str, gamma: float) -> float:
     """`gamma` if it is in [0, 1], else ValueError."""
