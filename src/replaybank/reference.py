@@ -177,14 +177,15 @@ def sequences(
     plan: NDArray[np.int64],
     out: NDArray[Any],
 ) -> None:
-    """Sequence by sequence: the slots of its steps and the records of their next observations, then column by column."""
+    """Sequence by sequence: the slots of its steps, the records of their next observations, then column by column."""
     rows, tails, _, _, _, geometry, after = store
     capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
     records, pool = _bytes(rows), _bytes(tails)
     target = out.reshape(1).view(np.uint8).reshape(-1)
     target[:] = 0
     for i, start in enumerate(starts.tolist()):
-        slots, ahead = [], []
+        slots: list[int] = []
+        ahead: list[NDArray[np.uint8]] = []
         id_, distance = start, 1
         while distance and len(slots) < length:
             slot = id_ % capacity

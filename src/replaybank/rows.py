@@ -142,7 +142,7 @@ class Rows:
         plan: NDArray[np.int64],
         out: NDArray[Any],
     ) -> None:
-        """Copies the `length` steps from each of `starts` (ids [n]) on into `out`, as `plan` says; zeros where none are.
+        """Copies the `length` steps from each of `starts` (ids [n]) on into `out`, as `plan` says; zeros where is none.
 
         A plan has a row for each column: part, offset in the record, bytes of one step, offset in out. Parts: STEPS (a
         stored field), CHAIN (observations and the one after the last step, length + 1), AHEAD (next observations),

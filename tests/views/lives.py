@@ -1,4 +1,4 @@
-"""Random streams, and the plain list of what each lived through: the answer that views of many steps are held against."""
+"""Random streams, and the plain list of what each lived through: the answer that views of steps are held against."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from lives import Lived, live, stacked, zeros_like
 
 import replaybank as rb
-from lives import Lived, live, stacked, zeros_like
 from oracle import item, same_batch, same_bytes
 
 FIELDS = ("action", "reward", "terminated", "truncated", "state", "note")

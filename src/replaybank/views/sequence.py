@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,8 +17,8 @@ from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
 from replaybank.views.gather import BOOKKEEPING, KEPT_SIZES, LINE
 from replaybank.views.transition import discount_factor
 
-# What a batch of sequences holds besides the fields, and the part each is; what the sampler says has no part.
-TOLD: dict[str, tuple[int | None, np.dtype[Any]]] = {
+# What a batch of sequences holds besides the fields, and the part each is.
+TOLD: dict[str, tuple[int, np.dtype[Any]]] = {
     "discount": (DISCOUNTS, np.dtype(np.float32)),
     "valid": (VALID, np.dtype(bool)),
     "mask": (MASK, np.dtype(bool)),
@@ -43,8 +44,8 @@ class Sequence:
     others). `across_episodes=True` goes on into the stream's next segment instead. The batch has besides
 
     - `valid` bool [n, length]: which steps are there;
-    - `mask` bool [n, length]: which of them to learn from: not the first `burn_in`, which only warm up a recurrent state
-      (Kapturowski et al. 2019, sec. 3);
+    - `mask` bool [n, length]: which of them to learn from: not the first `burn_in`, which only warm up a recurrent
+      state (Kapturowski et al. 2019, sec. 3);
     - `is_first` bool [n, length]: which begin a segment: where to reset a recurrent state;
     - `discount` float32 [n, length]: gamma, 0 after termination and where no step is.
 
@@ -71,7 +72,7 @@ class Sequence:
     gamma: float = 1.0
     eta: float = 0.9
     across_episodes: bool = False
-    at_start: tuple[str, ...] = ()
+    at_start: Collection[str] = ()
     _layouts: dict[int, Layout] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -154,14 +155,18 @@ class Sequence:
             if name not in schema.extras:
                 known = ", ".join(schema.extras) or "none"
                 raise ValueError(f"Sequence: at_start: expected extra fields of this buffer ({known}), given {name!r}")
-        columns = {leaf.name: (leaf.dtype, (n,)) for name in DRAWN for leaf in leaves_of(BOOKKEEPING[name])}
+        columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+            leaf.name: (leaf.dtype, (n,)) for name in DRAWN for leaf in leaves_of(BOOKKEEPING[name])
+        }
         copies: dict[str, tuple[int, int, int]] = {}  # part, offset, bytes of one step
         for name, (part, dtype) in TOLD.items():
             columns[name] = (dtype, (n, length))
             copies[name] = (part, 0, dtype.itemsize)
         for name, node in schema.fields.items():
             part, steps = self._part(name)
-            for leaf in leaves_of(node) if steps is not None else ():
+            if steps is None:
+                continue
+            for leaf in leaves_of(node):
                 columns[leaf.name] = (leaf.dtype, (n, *steps, *leaf.shape))
                 copies[leaf.name] = (part, rows.offset_of(leaf), leaf.nbytes)
         places = {name: self._places(name, node) for name, node in schema.fields.items()}
