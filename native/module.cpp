@@ -10,9 +10,11 @@
 #include <optional>
 #include <vector>
 
+#include "append.hpp"
 #include "blocks.hpp"
 #include "rows.hpp"
 #include "sequences.hpp"
+#include "stacks.hpp"
 #include "tree_lanes.hpp"
 
 namespace nb = nanobind;
@@ -47,13 +49,17 @@ double* float64s(nb::handle object) { return static_cast<double*>(PyArray_DATA(a
 char* bytes(nb::handle object) { return PyArray_BYTES(as_array(object, NPY_VOID)); }
 int64_t size_of(nb::handle object) { return PyArray_SIZE(reinterpret_cast<PyArrayObject*>(object.ptr())); }
 
-// (rows, tails, free_tails, newest, cursor, geometry, after), as rows.py makes it.
+uint32_t* uint32s(nb::handle object) { return static_cast<uint32_t*>(PyArray_DATA(as_array(object, NPY_UINT32))); }
+
+// (rows, tails, older, free_tails, free_older, onward, newest, cursor, geometry), as rows.py makes it.
+constexpr size_t NEWEST = 6;
+
 Store as_store(const nb::tuple& t) {
-    const int64_t* g = int64s(t[5]);
-    auto* free_tails = static_cast<uint32_t*>(PyArray_DATA(as_array(t[2], NPY_UINT32)));
-    auto* after = static_cast<uint32_t*>(PyArray_DATA(as_array(t[6], NPY_UINT32)));
-    return Store{bytes(t[0]), bytes(t[1]), free_tails, int64s(t[3]), int64s(t[4]),
-                 g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], after};
+    const int64_t* g = int64s(t[8]);
+    int64_t* cursor = int64s(t[7]);
+    return Store{bytes(t[0]), bytes(t[1]), bytes(t[2]), uint32s(t[5]), int64s(t[NEWEST]), cursor,
+                 Pool{uint32s(t[3]), cursor + 2, cursor + 3}, Pool{uint32s(t[4]), cursor + 4, cursor + 5},
+                 g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]};
 }
 
 // (nodes, levels)
@@ -78,11 +84,11 @@ void require_live(const Ring& ring, const int64_t* ids, int64_t n) {
 
 // One row of the plan that schema.py makes for `append`.
 struct Leaf {
-    int64_t place, at, nbytes, type, finite, ndim;
+    int64_t place, at, nbytes, type, finite, frames, is_obs, ndim;  // nbytes: of an item, all frames of it
     const int64_t* dims;
 };
 
-constexpr int64_t LEAF_HEAD = 6;
+constexpr int64_t LEAF_HEAD = 8;
 
 bool narrow(const double* from, int64_t n, float* to) {
     for (int64_t i = 0; i < n; ++i) {
@@ -170,7 +176,7 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
     int64_t nbytes = 0;
     for (int64_t c = 0; c < n_leaves; ++c) {
         const int64_t* r = rows + c * width;
-        const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r + LEAF_HEAD};
+        const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r + LEAF_HEAD};
         const char* found = values_of(values[c].ptr(), leaf, lead, at);
         if (!found) return -1;
         if (leaf.finite) {
@@ -179,20 +185,21 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
                                                            : true;
             if (!finite) return -1;
         }
-        columns.push_back(Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes, found});
+        columns.push_back(Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes / leaf.frames, leaf.frames,
+                                 leaf.is_obs != 0, found});
         at += (leaf.nbytes * items + 15) / 16 * 16;
         nbytes += leaf.nbytes * items;
     }
     const int64_t first = store.added();
-    const int64_t streams = size_of(store_arrays[3]);
+    const int64_t streams = size_of(store_arrays[NEWEST]);
     const int64_t* owner = owners.is_none() ? nullptr : int64s(owners);
     if (owner && size_of(owners) != items) throw nb::value_error("one stream a transition");
     for (int64_t i = 0; owner && i < items; ++i) {
         if (owner[i] < 0 || owner[i] >= streams) throw nb::value_error("a stream is beyond the last");
     }
-    const Column* data = columns.data();
+    const Columns all{columns.data(), n_leaves};
     MaybeReleased released(nbytes);
-    append(store, data, n_leaves, items, owner, streams);
+    append(store, all, items, owner, streams);
     return first;
 }
 
@@ -260,6 +267,54 @@ void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, n
     if (last_ids != first_ids) require_live(ring, last_ids, n);
     MaybeReleased released(n * store.row_nbytes);
     Reader(store, first_ids, last_ids, n, scale, n_factors).read(copies, n_copies);
+}
+
+// False where some next_obs does not begin with what its obs ends with though the plan says so: another plan is needed.
+// plan: one row a copy: source, offset in a frame's record, bytes of a frame, offset of the column in `out`.
+bool py_read_stacks(const nb::tuple& store_arrays, nb::handle first, nb::handle last, int64_t frames, bool zero,
+                    nb::handle plan, nb::handle out) {
+    const Store store = as_store(store_arrays);
+    const int64_t *first_ids = int64s(first), *last_ids = int64s(last), n = size_of(first);
+    if (size_of(last) != n) throw nb::value_error("first and last differ in length");
+    if (frames < 1 || (store.older_at >= 0 && frames != store.frames)) throw nb::value_error("rows keep other stacks");
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_copies = PyArray_DIM(plan_array, 0);
+    char* base = bytes(out);
+    const int64_t room = PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(out.ptr()));
+    std::vector<StackCopy> copies;
+    for (int64_t c = 0; c < n_copies; ++c) {
+        const int64_t* r = rows + 4 * c;
+        const auto source = static_cast<Stack>(r[0]);
+        const int64_t width = frames + (source == Stack::BOTH);
+        if (r[3] + r[2] * width * n > room) throw nb::value_error("the output is too small for the plan");
+        if (source == Stack::BOTH && last_ids != first_ids) throw nb::value_error("windows of more than one step");
+        copies.push_back(StackCopy{source, r[1], r[2], base + r[3]});
+    }
+    const Ring ring = store.ring();
+    require_live(ring, first_ids, n);
+    if (last_ids != first_ids) require_live(ring, last_ids, n);
+    StacksRead outcome;
+    {
+        MaybeReleased released(n * store.row_nbytes);
+        outcome = read_stacks(store, Stacking{frames, zero}, first_ids, last_ids, n, copies.data(), n_copies);
+    }
+    if (outcome == StacksRead::INCOMPLETE) throw nb::index_error("frames of a stack have left the buffer");
+    return outcome == StacksRead::DONE;
+}
+
+// Whether all frames of the stack of each id are still here: bool [n].
+void py_stacks_complete(const nb::tuple& store_arrays, nb::handle ids, int64_t frames, nb::handle complete) {
+    const Store store = as_store(store_arrays);
+    const int64_t *from = int64s(ids), n = size_of(ids);
+    auto* found = static_cast<bool*>(PyArray_DATA(as_array(complete, NPY_BOOL)));
+    if (size_of(complete) != n || frames < 1) throw nb::value_error("one answer an id");
+    const Ring ring = store.ring();
+    require_live(ring, from, n);
+    thread_local std::vector<const char*> stacks;
+    stacks.resize(static_cast<size_t>(n * frames));
+    MaybeReleased released(n * frames * 64);
+    stacks_of(store, ring, Stacking{frames, false}, from, n, stacks.data(), frames, found);
 }
 
 void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool forward, nb::handle path,
@@ -472,6 +527,8 @@ NB_MODULE(_native, m) {
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
     m.def("block", &py_block);
     m.def("read", &py_read);
+    m.def("read_stacks", &py_read_stacks);
+    m.def("stacks_complete", &py_stacks_complete);
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);

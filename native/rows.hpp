@@ -1,7 +1,4 @@
-// Rows, tails, links and streams: the one layout. See docs/architecture.md for the picture.
-//
-// A row holds one transition but for its next observation. That is the observation of the following row of the stream,
-// or, where there is none, a tail: a record of the pool that lies outside the rows.
+// Reading: windows of rows into columns, walks along streams, and discounted sums along walks.
 #pragma once
 
 #include <algorithm>
@@ -10,117 +7,11 @@
 
 #include "prefetch.hpp"
 #include "ring.hpp"
+#include "store.hpp"
 
 namespace replaybank {
 
-constexpr uint32_t NO_TAIL = 0xffffffffu;
 constexpr int64_t BLOCK = 16;  // rows on their way at a time: about as many lines as a core can wait for
-
-// Where things are in memory. Filled from NumPy arrays that Python owns.
-struct Store {
-    char* rows;
-    char* tails;
-    uint32_t* free_tails;  // a stack: last freed, first reused
-    int64_t* newest;       // per stream, the id of its newest row, or -2 - id where a segment begins next; -1 for none
-    int64_t* cursor;       // added, start, tails_used, free_count
-    int64_t capacity, row_nbytes, next_at, previous_at, tail_at, step_at, terminated_at, truncated_at, obs_nbytes;
-    uint32_t* after;  // per tail, the distance from the row that holds it to the stream's next one; 0 for none
-
-    int64_t& added() const { return cursor[0]; }
-    int64_t start() const { return cursor[1]; }
-    int64_t& tails_used() const { return cursor[2]; }
-    int64_t& free_count() const { return cursor[3]; }
-    int64_t oldest() const { return std::max(start(), added() - capacity); }
-    Ring ring() const { return Ring(capacity, oldest(), added()); }
-
-    char* row(int64_t slot) const { return rows + slot * row_nbytes; }
-    char* tail(uint32_t index) const { return tails + static_cast<int64_t>(index) * obs_nbytes; }
-
-    uint32_t link(const char* r, int64_t at) const {
-        uint32_t value;
-        std::memcpy(&value, r + at, sizeof value);
-        return value;
-    }
-    void set_link(char* r, int64_t at, uint32_t value) const { std::memcpy(r + at, &value, sizeof value); }
-    bool ended(const char* r) const { return r[terminated_at] || r[truncated_at]; }
-};
-
-enum class Place : int64_t { ROW = 0, NEXT_OBS = 1 };
-
-// One leaf field of the transitions to append: where it goes, and the caller's values, one item every `nbytes`.
-struct Column {
-    Place place;
-    int64_t at;      // offset in the row, or in the tail's record for the next observation
-    int64_t nbytes;  // of one item
-    const char* values;
-};
-
-inline uint32_t take_tail(const Store& s) {
-    const uint32_t tail = s.free_count() > 0 ? s.free_tails[--s.free_count()] : static_cast<uint32_t>(s.tails_used()++);
-    s.after[tail] = 0;
-    return tail;
-}
-
-// Appends `n` transitions; transition i belongs to stream owners[i], or to stream i % streams where that is not given.
-// The observation opens the row; its columns are compared with the stream's open tail, byte for byte.
-inline void append(const Store& s, const Column* columns, int64_t n_columns, int64_t n, const int64_t* owners,
-                   int64_t streams) {
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t id = s.added();
-        const int64_t owner = owners ? owners[i] : i % streams;
-        char* row = s.row(id % s.capacity);
-
-        // The row that stood here leaves, and its tail with it.
-        const int64_t leaving = id - s.capacity;
-        if (leaving >= s.start()) {
-            const uint32_t tail = s.link(row, s.tail_at);
-            if (tail != NO_TAIL) s.free_tails[s.free_count()++] = tail;
-        }
-
-        // Does the stream go on? Its newest row must still be here, must not have ended, and must lead to this observation.
-        const bool closed = s.newest[owner] < -1;
-        const int64_t before = closed ? -2 - s.newest[owner] : s.newest[owner];
-        char* previous = nullptr;
-        uint32_t tail = NO_TAIL;
-        if (before >= s.start() && before > leaving && before >= 0) {
-            char* candidate = s.row(before % s.capacity);
-            tail = s.link(candidate, s.tail_at);
-            if (!closed && !s.ended(candidate)) {
-                const char* open = s.tail(tail);
-                bool equal = true;
-                for (int64_t c = 0; c < n_columns && equal; ++c) {
-                    const Column& column = columns[c];
-                    if (column.place != Place::ROW || column.at >= s.obs_nbytes) continue;
-                    equal = std::memcmp(open + column.at, column.values + i * column.nbytes, column.nbytes) == 0;
-                }
-                if (equal) previous = candidate;
-            }
-            if (!previous) s.after[tail] = static_cast<uint32_t>(id - before);
-        }
-        if (previous) {
-            const uint32_t distance = static_cast<uint32_t>(id - before);
-            s.set_link(previous, s.next_at, distance);
-            s.set_link(previous, s.tail_at, NO_TAIL);
-            s.set_link(row, s.previous_at, distance);
-            s.set_link(row, s.step_at, s.link(previous, s.step_at) + 1);
-        } else {
-            tail = take_tail(s);
-            s.set_link(row, s.previous_at, 0);
-            s.set_link(row, s.step_at, 0);
-        }
-        s.set_link(row, s.next_at, 0);
-        s.set_link(row, s.tail_at, tail);
-
-        char* next_obs = s.tail(tail);
-        for (int64_t c = 0; c < n_columns; ++c) {
-            const Column& column = columns[c];
-            char* to = (column.place == Place::ROW ? row : next_obs) + column.at;
-            std::memcpy(to, column.values + i * column.nbytes, column.nbytes);
-        }
-        s.newest[owner] = id;
-        s.added() = id + 1;
-    }
-}
 
 // What a copy of `read` takes its bytes from.
 enum class Source : int64_t {

@@ -79,7 +79,7 @@ class SequenceReader {
             } else {
                 const uint32_t tail = store_.link(row, store_.tail_at);
                 ahead[steps] = store_.tail(tail);
-                if (across_) distance = store_.after[tail];
+                if (across_) distance = store_.onward[tail];
             }
             if (++steps == length_ || !distance) break;
             id += distance;

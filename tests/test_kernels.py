@@ -8,6 +8,7 @@ from replaybank import rows as rows_
 from replaybank.rows import Rows
 from replaybank.samplers.sum_tree import Tree
 from replaybank.schema import Schema
+from replaybank.stacking import Stacking
 from replaybank.views.gather import Gather
 
 NESTED = Schema.of(
@@ -39,15 +40,10 @@ def steps(rng, schema, n, states, ends):
     return tuple(values)
 
 
-def same(a, b):
-    """Stores agree in everything that is not garbage: rows ever written, tails ever used, and the bookkeeping."""
-    for x, y in zip(a[3:6], b[3:6], strict=True):
-        np.testing.assert_array_equal(x, y)
-    np.testing.assert_array_equal(a[6][: a[4][2]], b[6][: b[4][2]])
-    rows = min(int(a[4][0]), len(a[0]))
-    assert a[0][:rows].tobytes() == b[0][:rows].tobytes()
-    assert a[1][: a[4][2]].tobytes() == b[1][: b[4][2]].tobytes()
-    np.testing.assert_array_equal(a[2][: a[4][3]], b[2][: b[4][3]])
+def same(one, other):
+    """Rows agree in everything that is not garbage: rows ever written, pools as far as used, and the bookkeeping."""
+    for name in ("data", "tails", "free", "onward", "older", "free_older", "newest", "cursor"):
+        assert one.__getstate__()[name].tobytes() == other.__getstate__()[name].tobytes(), name
 
 
 @pytest.mark.parametrize("schema", [FLAT, NESTED], ids=["flat", "nested"])
@@ -56,7 +52,7 @@ def test_append_read_and_walk(schema, capacity, streams):
     rng = np.random.default_rng(capacity * 10 + streams)
     rows, twin_rows = Rows(schema, capacity, streams), Rows(schema, capacity, streams)
     twin = twin_rows._store
-    for array in (*rows._store[:3], *twin[:3]):
+    for array in (*rows._store[:2], *twin[:2]):
         array.view(np.uint8)[:] = 0  # so that padding and unused places can be compared
     gather = Gather(rows)
     for turn in range(60):
@@ -67,7 +63,7 @@ def test_append_read_and_walk(schema, capacity, streams):
             owners = rng.integers(0, streams, lead)
         values = steps(rng, schema, lead, states=3, ends=0.15)
         assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners)
-        same(rows._store, twin)
+        same(rows, twin_rows)
         rows.check_valid()
         for n in (1, 5, 200):
             ids = rng.integers(rows.oldest, rows.added, n)
@@ -85,7 +81,7 @@ def test_append_read_and_walk(schema, capacity, streams):
             at, number = rows.offset_of(reward), reward.dtype.num
             reference.returns(twin, path, lengths, 0.9, at, number, totals_twin)
             np.testing.assert_array_equal(totals, totals_twin)
-            dtype, plan = gather._layout(n)
+            dtype, _, plan, _ = gather._layout(n, False)
             found, expected = np.zeros((), dtype), np.zeros((), dtype)
             factors = rng.random(n, dtype=np.float32)
             rows.read(ids, last, plan, factors, found)
@@ -127,14 +123,91 @@ def test_sequences_and_follow(schema, capacity, streams):
                     np.testing.assert_array_equal(one, other)
 
 
+def stacks(rng, schema, k, n, state):
+    """`n` transitions whose observations are stacks of few different frames, most of them shifted and linked."""
+    obs, after = np.empty((n, k), int), np.empty((n, k), int)
+    for i in range(n):
+        here = state.get("next", [0] * k)
+        if rng.random() < 0.2:
+            here = [int(rng.integers(2))] * k if rng.random() < 0.5 else rng.integers(0, 2, k).tolist()
+        if rng.random() < 0.1:
+            here = [0] * (k - 1) + [1]
+        there = [*here[1:], int(rng.integers(0, 3))]
+        if rng.random() < 0.1:
+            there = rng.integers(0, 2, k).tolist()
+        obs[i], after[i], state["next"] = here, there, there
+    values = []
+    for leaf in schema.leaves:
+        if leaf.path[0] in ("obs", "next_obs"):
+            which = obs if leaf.path[0] == "obs" else after
+            array = np.zeros((n, *leaf.shape), leaf.dtype).reshape(n, k, -1) + which[:, :, None]
+            values.append(np.ascontiguousarray(array.reshape(n, *leaf.shape), leaf.dtype))
+        elif leaf.path[0] in ("terminated", "truncated"):
+            values.append(rng.random(n) < 0.1)
+        else:
+            values.append(np.ascontiguousarray(rng.normal(size=(n, *leaf.shape)).astype(leaf.dtype)))
+    return tuple(values)
+
+
+STACKED = Schema.of({"obs": {"camera": ("uint8", (3, 2, 5)), "speed": ("float32", (3,))}, "action": "int64"})
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["reset", "zero"])
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (3, 5), (7, 1), (40, 3), (200, 1)])
+def test_append_and_read_stacks(capacity, streams, zero):
+    rng = np.random.default_rng(capacity * 10 + streams)
+    stacking = Stacking(3, 0, zero, False)
+    rows, twin_rows = (Rows(STACKED, capacity, streams, stacking) for _ in range(2))
+    for part in (rows, twin_rows):
+        part._keep_aside(2 * capacity + 20)
+        for array in part._store[:3]:
+            array.view(np.uint8)[:] = 0
+    twin = twin_rows._store
+    gather, outcomes = Gather(rows, stacking), set()
+    states = [{} for _ in range(streams)]
+    for turn in range(80):
+        if turn % 3:
+            lead, owners = streams, None
+            parts = [stacks(rng, STACKED, 3, 1, state) for state in states]
+            values = tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+        else:
+            lead, stream = int(rng.integers(1, 9)), int(rng.integers(streams))
+            owners = np.full(lead, stream)
+            values = stacks(rng, STACKED, 3, lead, states[stream])
+        assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners)
+        same(rows, twin_rows)
+        rows.check_valid()
+        ids = rng.integers(rows.oldest, rows.added, 40)
+        complete, expected = np.empty(40, bool), np.empty(40, bool)
+        kernels.stacks_complete(rows._store, ids, 3, complete)
+        reference.stacks_complete(twin, ids, 3, expected)
+        np.testing.assert_array_equal(complete, expected)
+        for first in (ids[expected], ids[expected][:1]):
+            if len(first):
+                for last, shared in ((first, True), (first, False), (rows.walk(first, 2)[0][:, -1].copy(), False)):
+                    dtype, _, _, plan = gather._layout(len(first), shared)
+                    found, wanted = np.zeros((), dtype), np.zeros((), dtype)
+                    done = kernels.read_stacks(rows._store, first, last, 3, zero, plan, found)
+                    assert done == reference.read_stacks(twin, first, last, 3, zero, plan, wanted)
+                    assert not done or found.tobytes() == wanted.tobytes()
+                    outcomes.add(done)
+        if not expected.all():
+            outcomes.add("incomplete")
+            dtype, _, _, plan = gather._layout(40, True)
+            with pytest.raises(IndexError, match="have left"):
+                kernels.read_stacks(rows._store, ids, ids, 3, zero, plan, np.zeros((), dtype))
+    assert outcomes >= ({True, False, "incomplete"} if capacity in (7, 40) else {True, False})
+
+
 def test_append_takes_scalars_as_it_takes_arrays():
     a, b = Rows(FLAT, 5, 1), Rows(FLAT, 5, 1)
-    a.data.view(np.uint8)[:] = b.data.view(np.uint8)[:] = 0  # so that padding can be compared
+    for rows in (a, b):
+        rows.data.view(np.uint8)[:] = 0
     obs = np.arange(4, dtype=np.float32)
     for kind in (float, np.float32, np.float64, lambda x: np.array(x, np.float32), lambda x: np.array(x, np.float64)):
         a.append((obs, np.int64(3), kind(0.1), obs, np.True_, False), -1)
         b.append((obs, np.array(3), np.array(0.1, np.float32), obs, np.array(True), np.array(False)), -1)
-    same(a._store, b._store)
+    same(a, b)
 
 
 @pytest.mark.parametrize(

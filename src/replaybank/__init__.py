@@ -1,22 +1,25 @@
 """replaybank: the memory of a reinforcement-learning agent."""
 
 from replaybank.batch import Batch
-from replaybank.buffer import PriorityReport, ReplayBuffer
+from replaybank.buffer import PriorityReport, ReplayBuffer, Segment
 from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
+from replaybank.views.frames import FrameStack
 from replaybank.views.nstep import NStep
 from replaybank.views.sequence import Sequence
 from replaybank.views.transition import Transition
 
 __all__ = [
     "Batch",
+    "FrameStack",
     "NStep",
     "Prioritized",
     "PriorityReport",
     "ReplayBuffer",
     "Schema",
+    "Segment",
     "Sequence",
     "Transition",
     "Uniform",

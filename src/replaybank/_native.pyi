@@ -17,6 +17,18 @@ def read(
     factors: NDArray[Any],
     out: NDArray[Any],
 ) -> None: ...
+def read_stacks(
+    store: tuple[NDArray[Any], ...],
+    first: NDArray[Any],
+    last: NDArray[Any],
+    frames: int,
+    zero: bool,
+    plan: NDArray[Any],
+    out: NDArray[Any],
+) -> bool: ...
+def stacks_complete(
+    store: tuple[NDArray[Any], ...], ids: NDArray[Any], frames: int, complete: NDArray[Any]
+) -> None: ...
 def walk(
     store: tuple[NDArray[Any], ...],
     ids: NDArray[Any],

@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cut:
-    """Items `begin` to `end` along the second axis of a column: windows that share memory."""
+    """Items `begin` to `end` along the second axis of a column: windows that share memory.
+
+    `order`: then the axes in this order; `shape`: then each item in this shape.
+    """
 
     name: str
     begin: int
     end: int
+    order: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+
+    def of(self, columns: Any) -> Any:
+        """The windows, as NumPy arrays, or tensors where `columns` holds such."""
+        found = columns[self.name][:, self.begin : self.end]
+        if self.order is not None:
+            found = found.permute(self.order) if hasattr(found, "permute") else found.transpose(self.order)
+        return found if self.shape is None else found.reshape(len(found), *self.shape)
 
 
 # Where a field's arrays are in the block: a name of the block's dtype, a part of such a column, or nested as the field
@@ -36,7 +48,7 @@ def pick(places: Places, columns: Any) -> Any:
     if isinstance(places, str):
         return columns[places]
     if isinstance(places, Cut):
-        return columns[places.name][:, places.begin : places.end]
+        return places.of(columns)
     if isinstance(places, dict):
         return {name: pick(child, columns) for name, child in places.items()}
     return tuple(pick(child, columns) for child in places)

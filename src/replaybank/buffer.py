@@ -197,7 +197,7 @@ class ReplayBuffer:
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
-        self._rows = Rows(schema, self._capacity, self._streams)
+        self._rows = Rows(schema, self._capacity, self._streams, self.view.stack(schema))
         self._plain = schema.flat and not schema.extras
         return self._rows
 
@@ -266,7 +266,7 @@ class ReplayBuffer:
         Not a copy: it changes as the buffer does. `next_obs` is not stored in rows. Raises ValueError for another name.
         """
         rows = self._rows
-        stored = rows.schema.dtype.names or () if rows is not None else ()
+        stored = tuple(rows.schema.stored) if rows is not None else ()
         if rows is None or name not in stored:
             raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
         records = rows.data[: min(rows.added, rows.capacity)]

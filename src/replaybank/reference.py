@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from replaybank.kernels import MAX, SUM
 from replaybank.rows import (
     AHEAD,
+    BOTH_STACKS,
     CHAIN,
     DISCOUNT,
     DISCOUNTS,
@@ -22,14 +23,17 @@ from replaybank.rows import (
     LINKS,
     MASK,
     NEXT_OBS,
-    NO_TAIL,
+    NEXT_STACK,
+    NONE,
     PLACE_ROW,
+    STACK_LINKS,
     START,
     STEPS,
     VALID,
 )
 
-Store = tuple[NDArray[Any], ...]  # rows, tails, free_tails, newest, cursor, geometry, after: what rows.py holds
+# rows, tails, older, free_tails, free_older, onward, newest, cursor, geometry: what rows.py holds
+Store = tuple[NDArray[Any], ...]
 Tree = tuple[NDArray[np.float64], NDArray[np.int64]]  # nodes, levels: what sum_tree.py holds
 FAMILY = 8
 
@@ -42,55 +46,66 @@ def append(
     The twin takes values that are arrays of the leaves' own dtypes only; the kernel also takes plain scalars, and gives
     -1 for anything else.
     """
-    rows, tails, free, newest, cursor, geometry, after = store
-    capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
+    rows, tails, older, free, free_older, onward, newest, cursor, geometry = store
+    capacity, frames, zero = int(geometry[0]), int(geometry[9]), bool(geometry[10])
     records, pool = _bytes(rows), _bytes(tails)
     n = 1 if lead < 0 else lead
-    items = [
-        _bytes(np.asarray(value).reshape(n, -1)) if np.size(value) else np.empty((n, 0), np.uint8) for value in values
-    ]
+    # Every value as frames: [n, frames, bytes]; what is no stack is one frame.
+    items = [_bytes(np.asarray(value)).reshape(n, leaf[5], -1) for leaf, value in zip(plan, values, strict=True)]
+    leaves = list(zip(plan, items, strict=True))
+    obs, next_obs = ([(leaf[1], item) for leaf, item in leaves if leaf[6] and leaf[0] == place] for place in (0, 1))
     next_link, previous_link, tail_link, step_link = LINKS
     first = int(cursor[0])
+
+    def put_aside(stack: list[tuple[int, NDArray[np.uint8]]], i: int) -> int:
+        index = _take(free_older, cursor[4:])
+        for at, item in stack:
+            _bytes(older[index])[:, at : at + item.shape[2]] = item[i, :-1]
+        return index
+
     for i in range(n):
         id_, start = int(cursor[0]), int(cursor[1])
         owner = i % len(newest) if owners is None else int(owners[i])
-        slot, leaving = id_ % capacity, id_ - capacity
-        if leaving >= start and rows[tail_link][slot] != NO_TAIL:
-            free[cursor[3]] = rows[tail_link][slot]
-            cursor[3] += 1
-        obs = [
-            (at, item[i])
-            for (place, at, *_), item in zip(plan, items, strict=True)
-            if place == PLACE_ROW and at < obs_nbytes
-        ]
-        closed = newest[owner] < -1
+        slot = id_ % capacity
+        if id_ - capacity >= start:
+            _give_back(free, cursor[2:], rows[tail_link][slot])
+            for link in STACK_LINKS if frames > 1 else ():
+                _give_back(free_older, cursor[4:], rows[link][slot])
+        closed, oldest = newest[owner] < -1, max(0, start, id_ + 1 - capacity)
         before = int(-2 - newest[owner] if closed else newest[owner])
-        there = before >= start and before > leaving
-        goes_on = there and not closed and not _ended(rows[before % capacity])
+        previous = before % capacity
+        goes_on = before >= oldest and not closed and not _ended(rows[previous])
         if goes_on:
-            open_tail = pool[rows[tail_link][before % capacity]]
-            goes_on = all((open_tail[at : at + len(value)] == value).all() for at, value in obs)
+            after = _next_stack(store, before, _stack(store, before, frames, zero, oldest))
+            goes_on = after is not None and all(
+                (after[:, at : at + item.shape[2]] == item[i]).all() for at, item in obs
+            )
+        aside = NONE
         if goes_on:
-            tail = rows[tail_link][before % capacity]
-            rows[next_link][before % capacity] = id_ - before
-            rows[tail_link][before % capacity] = NO_TAIL
+            tail = rows[tail_link][previous]
+            rows[next_link][previous] = id_ - before
+            rows[tail_link][previous] = NONE
+            if frames > 1:
+                aside = int(rows[STACK_LINKS[1]][previous])
+                rows[STACK_LINKS[1]][previous] = NONE
         else:
-            if there:
-                after[rows[tail_link][before % capacity]] = id_ - before
-            if cursor[3] > 0:
-                cursor[3] -= 1
-                tail = free[cursor[3]]
-            else:
-                tail = cursor[2]
-                cursor[2] += 1
-            after[tail] = 0
+            if before >= oldest:
+                onward[rows[tail_link][previous]] = id_ - before
+            tail = _take(free, cursor[2:])
+            onward[tail] = 0
+            if not all((item[i, :-1] == (0 if zero else item[i, -1])).all() for _, item in obs):
+                aside = put_aside(obs, i)
         rows[previous_link][slot] = id_ - before if goes_on else 0
-        rows[step_link][slot] = rows[step_link][before % capacity] + 1 if goes_on else 0
+        rows[step_link][slot] = rows[step_link][previous] + 1 if goes_on else 0
         rows[next_link][slot] = 0
         rows[tail_link][slot] = tail
-        for (place, at, *_), item in zip(plan, items, strict=True):
+        if frames > 1:
+            shifted = all((b[i, :-1] == a[i, 1:]).all() for (_, a), (_, b) in zip(obs, next_obs, strict=True))
+            rows[STACK_LINKS[0]][slot] = aside
+            rows[STACK_LINKS[1]][slot] = NONE if shifted else put_aside(next_obs, i)
+        for (place, at, *_), item in leaves:
             record = records[slot] if place == PLACE_ROW else pool[tail]
-            record[at : at + item.shape[1]] = item[i]
+            record[at : at + item.shape[2]] = item[i, -1]
         newest[owner] = id_
         cursor[0] = id_ + 1
     return first
@@ -110,7 +125,7 @@ def read(
     out: NDArray[Any],
 ) -> None:
     """Each copy of the plan is one fancy index: bytes [at, at + nbytes) of the records that its source names."""
-    rows, tails, _, _, _, geometry, _ = store
+    rows, tails, *_, geometry = store
     capacity = int(geometry[0])
     records, pool = _bytes(rows), _bytes(tails)
     ahead = rows[LINKS[0]][last % capacity].astype(np.int64)
@@ -130,11 +145,44 @@ def read(
         target[to : to + item.size] = item.ravel()
 
 
+def read_stacks(
+    store: Store,
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    frames: int,
+    zero: bool,
+    plan: NDArray[np.int64],
+    out: NDArray[Any],
+) -> bool:
+    """Item by item: the stack of `first`, and the one after `last`."""
+    oldest = _oldest(store)
+    target = out.reshape(1).view(np.uint8)
+    for i, (begin, end) in enumerate(zip(first.tolist(), last.tolist(), strict=True)):
+        stack, stack_before = _stack(store, begin, frames, zero, oldest), _stack(store, end, frames, zero, oldest)
+        if stack is None or stack_before is None:
+            raise IndexError("frames of a stack have left the buffer")
+        after = _next_stack(store, end, stack_before)
+        assert after is not None
+        both = np.concatenate([stack, after[-1:]])
+        shifted = after[:-1].tobytes() == stack_before[1:].tobytes()
+        for source, at, nbytes, to in plan:
+            if source == BOTH_STACKS and not shifted:
+                return False
+            item = (both if source == BOTH_STACKS else after if source == NEXT_STACK else stack)[:, at : at + nbytes]
+            target[to + i * item.size : to + (i + 1) * item.size] = item.ravel()
+    return True
+
+
+def stacks_complete(store: Store, ids: NDArray[np.int64], frames: int, complete: NDArray[np.bool_]) -> None:
+    """Whether the walk back to the oldest frame of each stack stays in the buffer."""
+    complete[:] = [_stack(store, id_, frames, False, _oldest(store)) is not None for id_ in ids.tolist()]
+
+
 def walk(
     store: Store, ids: NDArray[np.int64], steps: int, forward: bool, path: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> None:
     """Step by step along the links; where there is none, or it leads to a row that has left, the id is repeated."""
-    rows, _, _, _, cursor, geometry, _ = store
+    rows, *_, cursor, geometry = store
     capacity = int(geometry[0])
     oldest = max(int(cursor[1]), int(cursor[0]) - capacity)
     path[:, 0] = ids
@@ -178,7 +226,7 @@ def sequences(
     out: NDArray[Any],
 ) -> None:
     """Sequence by sequence: the slots of its steps, the records of their next observations, then column by column."""
-    rows, tails, _, _, _, geometry, after = store
+    rows, tails, _, _, _, onward, _, _, geometry = store
     capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
     records, pool = _bytes(rows), _bytes(tails)
     target = out.reshape(1).view(np.uint8).reshape(-1)
@@ -193,7 +241,7 @@ def sequences(
             distance, tail = int(rows[LINKS[0]][slot]), rows[LINKS[2]][slot]
             ahead.append(records[(id_ + distance) % capacity, :obs_nbytes] if distance else pool[tail])
             if not distance and across:
-                distance = int(after[tail])
+                distance = int(onward[tail])
             id_ += distance
         count = len(slots)
         steps, first = np.arange(count), rows[LINKS[3]][slots] == 0
@@ -223,7 +271,7 @@ def returns(
     totals: NDArray[np.float64],
 ) -> None:
     """Step by step: the total of the windows that reach step k grows by gamma ** k times the field there."""
-    rows, _, _, _, _, geometry, _ = store
+    rows, *_, geometry = store
     number = np.dtype(np.float32 if dtype == np.dtype(np.float32).num else np.float64)
     size = totals.size // len(totals)
     field = _bytes(rows)[:, at : at + size * number.itemsize]
@@ -321,9 +369,63 @@ def magnitudes(values: NDArray[np.float64], epsilon: float, out: NDArray[np.floa
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The array's memory as bytes, one line a record."""
-    array = np.ascontiguousarray(array)
-    return array.view(np.uint8).reshape(len(array), -1)
+    """The array's memory as bytes, one line a record; of its own memory where it is contiguous."""
+    array = np.ascontiguousarray(array).reshape(-1) if array.ndim == 0 else np.ascontiguousarray(array)
+    return array.view(np.uint8).reshape(len(array), -1) if array.size else np.empty((len(array), 0), np.uint8)
+
+
+def _oldest(store: Store) -> int:
+    return max(int(store[7][1]), int(store[7][0]) - int(store[8][0]))
+
+
+def _take(free: NDArray[np.uint32], counts: NDArray[np.int64]) -> int:
+    """A place in a pool: the last that was freed, or one more. `counts`: how many were ever used, how many are free."""
+    if counts[1] > 0:
+        counts[1] -= 1
+        return int(free[counts[1]])
+    counts[0] += 1
+    return int(counts[0]) - 1
+
+
+def _give_back(free: NDArray[np.uint32], counts: NDArray[np.int64], index: int) -> None:
+    if index != NONE:
+        free[counts[1]] = index
+        counts[1] += 1
+
+
+def _stack(store: Store, id_: int, frames: int, zero: bool, oldest: int) -> NDArray[np.uint8] | None:
+    """The frames of a row's observation, oldest first: bytes [frames, …]; None where a needed row has left."""
+    rows, _, older, *_, geometry = store
+    slot, size = id_ % int(geometry[0]), int(geometry[8])
+    own = _bytes(rows)[slot : slot + 1, :size]
+    if frames == 1:
+        return own
+    if geometry[11] >= 0 and rows[STACK_LINKS[0]][slot] != NONE:
+        before = _bytes(older[rows[STACK_LINKS[0]][slot]])[older.shape[1] - (frames - 1) :]
+    elif rows[LINKS[1]][slot] == 0:
+        before = np.repeat(np.zeros_like(own) if zero else own, frames - 1, axis=0)
+    else:
+        previous = id_ - int(rows[LINKS[1]][slot])
+        found = _stack(store, previous, frames - 1, zero, oldest) if previous >= oldest else None
+        if found is None:
+            return None
+        before = found
+    return np.concatenate([before, own])
+
+
+def _next_stack(store: Store, id_: int, stack: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
+    """The frames of the observation after a row whose own are `stack`; None where they are needed and have left."""
+    rows, tails, older, *_, geometry = store
+    slot, size = id_ % int(geometry[0]), int(geometry[8])
+    ahead = int(rows[LINKS[0]][slot])
+    after = (id_ + ahead) % int(geometry[0])
+    own = _bytes(rows)[after : after + 1, :size] if ahead else _bytes(tails)[rows[LINKS[2]][slot]][np.newaxis]
+    aside = NONE
+    if geometry[11] >= 0:
+        aside = rows[STACK_LINKS[0]][after] if ahead else rows[STACK_LINKS[1]][slot]
+    if aside != NONE:
+        return np.concatenate([_bytes(older[aside]), own])
+    return None if stack is None else np.concatenate([stack[1:], own])
 
 
 def _ended(row: Any) -> bool:

@@ -8,15 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.schema import Leaf, Schema, leaves_of
+from replaybank.schema import Leaf, Schema, dtype_of
+from replaybank.stacking import Stacking
 
 # Links are 32-bit distances in ids.
 MAX_CAPACITY = 2**31 - 1
-NO_TAIL = 2**32 - 1
+NONE = 2**32 - 1  # no tail, no frames put aside
 LINKS = ("link_next", "link_previous", "link_tail", "link_step")
+STACK_LINKS = ("link_older", "link_next_older")
 # Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
 PLACE_ROW, PLACE_NEXT_OBS = 0, 1
 FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
+# Where a copy of `read_stacks` comes from (native/stacks.hpp, Stack).
+STACK, NEXT_STACK, BOTH_STACKS = 0, 1, 2
 # What a column of `sequences` holds (native/sequences.hpp, Part).
 STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
 
@@ -29,29 +33,60 @@ class Rows:
 
     `data` holds `capacity` records: the schema's fields and four links, each a 32-bit distance in ids or an index:
     to the next row of the stream (0: none), to the previous one (0: none, and none either where that row has left),
-    to the tail (NO_TAIL: none), and how many steps the segment took before. A live row has either a next row or a
+    to the tail (NONE: none), and how many steps the segment took before. A live row has either a next row or a
     tail: that is its next observation.
 
-    Where a segment ended and its stream went on, its last row's tail knows the distance to the stream's next row.
+    `stack`: observations are stacks of frames, of which rows and tails hold the newest. The older frames are those of
+    the rows before; where they are not (and no padding either), `older` holds them, for the row's observation or its
+    next one.
+
+    Where a segment ended and its stream went on, the tail of its last row knows the distance to the stream's next row.
     """
 
-    def __init__(self, schema: Schema, capacity: int, streams: int) -> None:
+    def __init__(self, schema: Schema, capacity: int, streams: int, stack: Stacking | None = None) -> None:
         self.schema = schema
         self.capacity = capacity
         self.streams = streams
-        fields: list[Any] = [(name, schema.dtype[name]) for name in schema.dtype.names or ()]
-        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in LINKS)], align=True)
+        self.stack = stack
+        stored = schema.stored
+        if stack is not None:
+            stack.require(schema)
+            stored["obs"] = stack.frames_of(stored["obs"])
+        fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
+        links = LINKS if stack is None else LINKS + STACK_LINKS
+        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
         self.data: NDArray[Any] = np.empty(capacity, self.dtype)
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
-        self.tails: NDArray[Any] = np.empty(capacity, schema.obs_dtype)
+        self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
         self._free = np.empty(capacity, np.uint32)
-        self._after = np.empty(capacity, np.uint32)  # by tail: the distance to the stream's next row, 0 for none
+        self._onward = np.empty(capacity, np.uint32)  # by tail: the distance to the stream's next row, 0 for none
         self._newest = np.full(streams, -1, np.int64)  # -1: none; -2 - id: that one, and then a segment begins
-        self._cursor = np.zeros(4, np.int64)  # added, start, tails_used, free_count
-        self._plan = _append_plan(schema, self.dtype)
+        self._cursor = np.zeros(6, np.int64)  # added, start, tails used and free, older used and free
+        self._plan = _append_plan(schema, self.dtype, stack)
         offsets = [_offset(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
-        geometry = np.array([capacity, self.dtype.itemsize, *offsets, schema.obs_dtype.itemsize], np.int64)
-        self._store = (self.data, self.tails, self._free, self._newest, self._cursor, geometry, self._after)
+        frames, zero, older = 1, False, [-1, -1]
+        if stack is not None:
+            frames, zero, older = stack.frames, stack.zero, [_offset(self.dtype, (name,)) for name in STACK_LINKS]
+        sizes = [self.dtype["obs"].itemsize, frames, zero, *older]
+        self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
+        self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
+        self._free_older = np.empty(0, np.uint32)
+        self._gather_store()
+
+    def _gather_store(self) -> None:
+        """What the kernels work on (native/module.cpp, as_store)."""
+        pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
+        self._store = (*pools, self._newest, self._cursor, self._geometry)
+
+    def _keep_aside(self, most: int) -> None:
+        """Room for the older frames of `most` stacks. It grows: few ever need any, and it is more than the tails."""
+        used, count = self._cursor[4:].tolist()
+        older, free = self.older, self._free_older
+        self.older = np.empty((most, *older.shape[1:]), older.dtype)
+        self._free_older = np.empty(most, np.uint32)
+        self.older[:used] = older[:used]
+        self._free_older[:count] = free[:count]
+        self._gather_store()
 
     @property
     def added(self) -> int:
@@ -81,9 +116,11 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
-        rows = min(self.added, self.capacity) * self.dtype.itemsize
-        tails = int(self._cursor[2]) * (self.schema.obs_dtype.itemsize + self._free.itemsize + self._after.itemsize)
-        return rows + tails + self._newest.nbytes
+        rows: int = min(self.added, self.capacity) * self.dtype.itemsize
+        frame: int = self.dtype["obs"].itemsize
+        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
+        older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
+        return rows + tails + older + self._newest.nbytes
 
     def append(self, values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None = None) -> int:
         """Appends one transition a stream, or one for each of `owners` (streams, [lead]); gives the first one's id.
@@ -91,6 +128,19 @@ class Rows:
         `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
         -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` mends it.
         """
+        if self.stack is not None:
+            used, free = self._cursor[4:].tolist()
+            if used - free + 2 * max(lead, 1) > len(self.older):
+                self._keep_aside(2 * (used + max(lead, 1)))
+            if self.stack.axis != 0:
+                given = dict(zip(self.schema.leaves, values, strict=True))
+                for leaf, value in given.items():
+                    if leaf.path[0] in ("obs", "next_obs"):
+                        shape = leaf.shape if lead < 0 else (lead, *leaf.shape)
+                        if not isinstance(value, np.ndarray) or value.shape != shape:
+                            return -1
+                        given[leaf] = self.stack.split(leaf, value)
+                values = tuple(given.values())
         return kernels.append(self._store, self._plan, values, lead, owners)
 
     def read(
@@ -107,6 +157,30 @@ class Rows:
         offset in out. DISCOUNT writes the window's factor (`factors`: [n], or [1] for all), 0 where `last` terminated.
         """
         kernels.read(self._store, first, last, plan, factors, out)
+
+    def read_stacks(
+        self,
+        first: NDArray[np.int64],
+        last: NDArray[np.int64],
+        stack: Stacking,
+        plan: NDArray[np.int64],
+        out: NDArray[Any],
+    ) -> bool:
+        """Copies the stacks of the windows from `first` to `last` (ids [n]) into `out`, as `plan` says.
+
+        A plan has a row for each copy: source (STACK: obs, NEXT_STACK: next_obs, BOTH_STACKS: one more frame than obs,
+        where each window is one step), offset in a frame's record, bytes of a frame, offset in out. Gives False, with
+        nothing of use written, where BOTH_STACKS is asked for and some next_obs does not begin with the end of its obs.
+        """
+        return kernels.read_stacks(self._store, first, last, stack.frames, stack.zero, plan, out)
+
+    def stacks_complete(self, ids: NDArray[np.int64], stack: Stacking) -> NDArray[np.bool_] | None:
+        """Which ids (live, [n]) have all frames of their stacks here: bool [n]; None where all do."""
+        if self._cursor.item(0) - self._cursor.item(1) <= self.capacity:
+            return None  # nothing has ever left but by `clear`, which cuts segments
+        complete = np.empty(len(ids), bool)
+        kernels.stacks_complete(self._store, ids, stack.frames, complete)
+        return complete
 
     def walk(
         self, ids: NDArray[np.int64], steps: int, forward: bool = True
@@ -178,7 +252,7 @@ class Rows:
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams; ids go on."""
-        self._cursor[1:] = (self.added, 0, 0)
+        self._cursor[1:] = (self.added, 0, 0, 0, 0)
         self._newest[:] = -1
 
     def offset_of(self, leaf: Leaf) -> int:
@@ -188,22 +262,27 @@ class Rows:
     def __getstate__(self) -> dict[str, Any]:
         size = min(self.added, self.capacity)
         return {
-            "parts": (self.schema, self.capacity, self.streams),
+            "parts": (self.schema, self.capacity, self.streams, self.stack),
             "data": self.data[:size],
             "tails": self.tails[: self._cursor[2]],
             "free": self._free[: self._cursor[3]],
-            "after": self._after[: self._cursor[2]],
+            "onward": self._onward[: self._cursor[2]],
+            "older": self.older[: self._cursor[4]],
+            "free_older": self._free_older[: self._cursor[5]],
             "newest": self._newest,
             "cursor": self._cursor,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
-        targets = {"data": self.data, "tails": self.tails, "free": self._free, "after": self._after}
+        self.older, self._free_older = state["older"], np.empty(len(state["older"]), np.uint32)
+        targets = {"data": self.data, "tails": self.tails, "free": self._free, "onward": self._onward}
+        targets["free_older"] = self._free_older
         for name, target in targets.items():
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
+        self._gather_store()
 
     def check_valid(self) -> None:
         """Raises AssertionError where links, tails and streams do not fit together. For tests: looks at every row."""
@@ -211,7 +290,7 @@ class Rows:
         ids = np.arange(oldest, added)
         rows = self.data[ids % self.capacity]
         following, previous, tail, step = (rows[link].astype(np.int64) for link in LINKS)
-        has_tail = tail != NO_TAIL
+        has_tail = tail != NONE
         assert (has_tail == (following == 0)).all(), "a row has a next row or a tail, never both, never none"
         assert (ids + following < added).all(), "a link leads beyond the newest row"
         ended = rows["terminated"] | rows["truncated"]
@@ -226,15 +305,21 @@ class Rows:
         held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
         assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"
         assert used <= self.capacity
-        after = np.where(has_tail, self._after[np.where(has_tail, tail, 0)], 0) if used else np.zeros(0, np.int64)
-        reached = (ids + after)[after > 0]
+        onward = np.where(has_tail, self._onward[np.where(has_tail, tail, 0)], 0)
+        reached = (ids + onward)[onward > 0]
         assert (reached < added).all(), "a stream goes on beyond the newest row"
         assert (step[reached - oldest] == 0).all(), "a stream goes on in the middle of a segment"
         assert len(np.unique(reached)) == len(reached), "two segments go on in the same one"
+        if self.stack is not None:
+            used, free_count = self._cursor[4:].tolist()
+            aside = np.concatenate([rows[link] for link in STACK_LINKS]).astype(np.int64)
+            assert (rows["link_next_older"][following > 0] == NONE).all(), "the next row's frames are kept twice"
+            held = np.concatenate([aside[aside != NONE], self._free_older[:free_count].astype(np.int64)])
+            assert len(np.unique(held)) == len(held) == used, "frames put aside are lost or held twice"
         assert (self._newest < added).all()
         latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
         for newest in latest[latest >= oldest]:
-            assert following[newest - oldest] == after[newest - oldest] == 0, (
+            assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )
 
@@ -248,18 +333,17 @@ def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
     return at
 
 
-def _append_plan(schema: Schema, dtype: np.dtype[Any]) -> NDArray[np.int64]:
-    """A row a leaf: place, offset, bytes, NumPy type number, whether it must be finite, dimensions, shape."""
-    most = max(len(leaf.shape) for leaf in schema.leaves)
-    plan = np.zeros((len(schema.leaves), 6 + most), np.int64)
-    at = 0
-    for name, node in schema.fields.items():
-        for leaf in leaves_of(node):
-            if name == "next_obs":
-                place, offset = PLACE_NEXT_OBS, _offset(dtype, ("obs", *leaf.path[1:]))
-            else:
-                place, offset = PLACE_ROW, _offset(dtype, leaf.path)
-            head = (place, offset, leaf.nbytes, leaf.dtype.num, name == "reward", len(leaf.shape))
-            plan[at, : 6 + len(leaf.shape)] = (*head, *leaf.shape)
-            at += 1
+def _append_plan(schema: Schema, dtype: np.dtype[Any], stack: Stacking | None) -> NDArray[np.int64]:
+    """A row a leaf: place, offset, bytes, NumPy type number, finite or not, frames, obs or not, dimensions, shape."""
+    rows: list[list[int]] = []
+    for leaf in schema.leaves:
+        name, is_obs = leaf.path[0], leaf.path[0] in ("obs", "next_obs")
+        place = PLACE_NEXT_OBS if name == "next_obs" else PLACE_ROW
+        offset = _offset(dtype, ("obs", *leaf.path[1:]) if is_obs else leaf.path)
+        frames, shape = (stack.frames, stack.stored_shape(leaf)) if stack and is_obs else (1, leaf.shape)
+        head = [place, offset, leaf.nbytes, leaf.dtype.num, name == "reward", frames, is_obs, len(shape)]
+        rows.append([*head, *shape])
+    plan = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for at, row in enumerate(rows):
+        plan[at, : len(row)] = row
     return plan

@@ -61,6 +61,15 @@ def children_of(node: dict[str, Node] | tuple[Node, ...]) -> dict[str, Node]:
     return node if isinstance(node, dict) else {str(i): child for i, child in enumerate(node)}
 
 
+def mapped(node: Node, change: Callable[[Leaf], Leaf]) -> Node:
+    """The node with each leaf changed."""
+    if isinstance(node, Leaf):
+        return change(node)
+    if isinstance(node, dict):
+        return {name: mapped(child, change) for name, child in node.items()}
+    return tuple(mapped(child, change) for child in node)
+
+
 def dtype_of(node: Node) -> np.dtype[Any]:
     """The node as a NumPy dtype, nested and aligned as a C compiler would."""
     if isinstance(node, Leaf):
@@ -137,16 +146,16 @@ class Schema:
         """A schema with further fields, given as in `Schema.of`."""
         return Schema(self.fields | {name: _parse((name,), spec) for name, spec in extras.items()})
 
-    @cached_property
-    def dtype(self) -> np.dtype[Any]:
-        """One stored transition: all fields but next_obs, the observation first."""
-        stored = ("obs", "action", "reward", *self.extras, "terminated", "truncated")
-        return np.dtype([(name, dtype_of(self.fields[name])) for name in stored], align=True)
+    @property
+    def stored(self) -> dict[str, Node]:
+        """The fields of one stored transition: all but next_obs, the observation first."""
+        names = ("obs", "action", "reward", *self.extras, "terminated", "truncated")
+        return {name: self.fields[name] for name in names}
 
     @cached_property
-    def obs_dtype(self) -> np.dtype[Any]:
-        """One observation, as the row begins with it."""
-        return self.dtype["obs"]
+    def dtype(self) -> np.dtype[Any]:
+        """One stored transition."""
+        return dtype_of(self.stored)
 
     def values(self, values: Mapping[str, Any]) -> list[Any]:
         """The leaf values of nested `values`, in the order of `leaves`, as they come.
@@ -273,11 +282,7 @@ def _infer(path: tuple[str, ...], value: Any, lead: int) -> Node:
 
 
 def _rename(node: Node, root: str) -> Node:
-    if isinstance(node, Leaf):
-        return Leaf((root, *node.path[1:]), node.dtype, node.shape)
-    if isinstance(node, dict):
-        return {name: _rename(child, root) for name, child in node.items()}
-    return tuple(_rename(child, root) for child in node)
+    return mapped(node, lambda leaf: Leaf((root, *leaf.path[1:]), leaf.dtype, leaf.shape))
 
 
 def _shape_of(node: Node) -> Node:

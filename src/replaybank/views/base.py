@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.rows import Rows
+from replaybank.schema import Schema
+from replaybank.stacking import Stacking
 
 
 class View(Protocol):
@@ -22,6 +24,10 @@ class View(Protocol):
 
         `rng`: the buffer's generator, for views that draw something of their own.
         """
+        ...
+
+    def stack(self, schema: Schema) -> Stacking | None:
+        """How a new buffer keeps observations of this schema: None as they come, else frame by frame."""
         ...
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:

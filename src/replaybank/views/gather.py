@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.batch import DRAWN, Batch, Places
-from replaybank.rows import DISCOUNT, FIRST, LAST, NEXT_OBS, Rows
+from replaybank.batch import DRAWN, Batch, Cut, Places
+from replaybank.rows import BOTH_STACKS, DISCOUNT, FIRST, LAST, NEXT_OBS, NEXT_STACK, STACK, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
+from replaybank.stacking import Stacking
 
 # What the view and the sampler add to every batch.
 BOOKKEEPING: dict[str, Node] = {
@@ -24,68 +26,107 @@ LINE = 64
 KEPT_SIZES = 64  # batch sizes whose layout is remembered
 
 
+class Windows(NamedTuple):
+    """What n ids mean: the transitions from `first` to `last` (ids [n]) of each, taken as one.
+
+    `factors` (float32 [n], or [1] for all) are the discounts of windows that do not terminate. `returns` (float64
+    [n, ...], shaped as the reward) are their rewards; None where each is that of its only transition.
+    """
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    factors: NDArray[np.float32]
+    returns: NDArray[np.float64] | None
+
+
+class Layout(NamedTuple):
+    """How a batch of one size lies in its block, and the copies that fill it."""
+
+    dtype: np.dtype[Any]
+    places: dict[str, Places]
+    plan: NDArray[np.int64]
+    stacks: NDArray[np.int64]  # copies of stacks; none where observations are no stacks
+
+
 class Gather:
     """How windows of rows become batches of one schema: which field from where, and to where for each batch size.
 
     Fields are those of the first row of a window, but for next_obs, terminated and truncated: those are of the last.
+    `stack`: observations are read as such stacks of frames. Where each window is one transition and its next_obs begins
+    with what its obs ends with, both are windows of one column of frames + 1 frames.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, stack: Stacking | None = None) -> None:
         self.schema: Schema = rows.schema
-        nodes = self.schema.fields | BOOKKEEPING
-        self._places: dict[str, Places] = {name: _places(node) for name, node in nodes.items() if name not in DRAWN}
-        self._leaves = [leaf for node in nodes.values() for leaf in leaves_of(node)]
-        self._copies = [
-            (SOURCES.get(leaf.path[0], FIRST), rows.offset_of(leaf), leaf.nbytes, at)
-            for at, leaf in enumerate(self._leaves)
-            if leaf.path[0] not in BOOKKEEPING
-        ]
-        self._copies += [
-            (DISCOUNT, 0, leaf.nbytes, at) for at, leaf in enumerate(self._leaves) if leaf.name == "discount"
-        ]
-        self._sizes: dict[int, tuple[np.dtype[Any], NDArray[np.int64]]] = {}
+        self.stack = stack
+        self._nodes = self.schema.fields | BOOKKEEPING
+        self._offsets = {leaf: rows.offset_of(leaf) for leaf in self.schema.leaves}
+        self._layouts: dict[tuple[int, bool], Layout] = {}
 
-    def read(
-        self, rows: Rows, first: NDArray[np.int64], last: NDArray[np.int64], factors: NDArray[np.float32]
-    ) -> Batch:
-        """The batch of the windows from `first` to `last` (ids [n]); what the sampler says is not filled in yet.
-
-        `factors` ([n], or [1] for all windows) are the discounts of windows that do not terminate.
-        """
+    def read(self, rows: Rows, windows: Windows) -> Batch:
+        """The batch of these windows; what the sampler says is not filled in yet."""
+        first, last, factors, returns = windows
         n = len(first)
-        dtype, plan = self._sizes.get(n) or self._layout(n)
-        block = kernels.block(dtype)
-        rows.read(first, last, plan, factors, block)
-        return Batch(block, self._places)
+        stack = self.stack
+        shared = stack is not None and first is last
+        while True:
+            layout = self._layouts.get((n, shared)) or self._layout(n, shared)
+            block = kernels.block(layout.dtype)
+            if stack is None or rows.read_stacks(first, last, stack, layout.stacks, block):
+                break
+            shared = False
+        rows.read(first, last, layout.plan, factors, block)
+        if returns is not None:
+            block["reward"] = returns
+        return Batch(block, layout.places)
 
-    def _layout(self, n: int) -> tuple[np.dtype[Any], NDArray[np.int64]]:
-        """The block for n items, and the plan of copies into it: columns, each at the start of a cache line."""
-        offsets, end = [], 0
-        for leaf in self._leaves:
+    def _layout(self, n: int, shared: bool) -> Layout:
+        """The block for n items: columns, each at the start of a cache line; and the plans of copies into it."""
+        names, formats, offsets, copies, stacks, end = [], [], [], [], [], 0
+        places: dict[Leaf, Places] = {}
+        for leaf in (leaf for node in self._nodes.values() for leaf in leaves_of(node)):
+            source, shape = leaf.path[0], (n, *leaf.shape)
+            if self.stack is not None and source in ("obs", "next_obs"):
+                frame, k = self.stack.frame(leaf), self.stack.frames
+                order, item = self.stack.window(leaf)
+                if shared and source == "next_obs":
+                    places[leaf] = Cut(Leaf(("obs", *leaf.path[1:]), leaf.dtype, ()).name, 1, k + 1, order, item)
+                    continue
+                places[leaf] = Cut(leaf.name, 0, k, order, item)
+                shape = (n, k + shared, *frame.shape)
+                which = BOTH_STACKS if shared else STACK if source == "obs" else NEXT_STACK
+                stacks.append((which, self._offsets[leaf], frame.nbytes, end))
+            elif source == "discount":
+                copies.append((DISCOUNT, 0, leaf.nbytes, end))
+            elif source not in BOOKKEEPING:
+                copies.append((SOURCES.get(source, FIRST), self._offsets[leaf], leaf.nbytes, end))
+            places.setdefault(leaf, leaf.name)
+            names.append(leaf.name)
+            formats.append((leaf.dtype, shape))
             offsets.append(end)
-            end += -(-leaf.nbytes * n // LINE) * LINE
-        dtype = np.dtype(
-            {
-                "names": [leaf.name for leaf in self._leaves],
-                "formats": [(leaf.dtype, (n, *leaf.shape)) for leaf in self._leaves],
-                "offsets": offsets,
-                "itemsize": end,
-            }
-        )
-        copies = [(source, at, nbytes, offsets[leaf]) for source, at, nbytes, leaf in self._copies]
-        if len(self._sizes) >= KEPT_SIZES:
-            self._sizes.clear()
-        self._sizes[n] = dtype, np.array(copies, np.int64)
-        return self._sizes[n]
+            end += -(-leaf.dtype.itemsize * math.prod(shape) // LINE) * LINE
+        dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": end})
+        if len(self._layouts) >= KEPT_SIZES:
+            self._layouts.clear()
+        fields = {name: _nested(node, places) for name, node in self._nodes.items() if name not in DRAWN}
+        plans = np.array(copies, np.int64), np.array(stacks, np.int64).reshape(-1, 4)
+        layout = self._layouts[n, shared] = Layout(dtype, fields, *plans)
+        return layout
 
 
-def gather_for(rows: Rows, known: Gather | None) -> Gather:
-    """The gather a view has made before, if it was for the schema of these rows; else a new one."""
-    return known if known is not None and known.schema is rows.schema else Gather(rows)
+def gather_for(rows: Rows, known: Gather | None, stack: Stacking | None = None) -> Gather:
+    """The gather a view has made before, if it was for these rows' schema and such stacks; else a new one.
+
+    `stack`: None reads what was added.
+    """
+    stack = rows.stack if stack is None else stack
+    if known is not None and known.schema is rows.schema and known.stack == stack:
+        return known
+    return Gather(rows, stack)
 
 
-def _places(node: Node) -> Places:
+def _nested(node: Node, places: dict[Leaf, Places]) -> Places:
     if isinstance(node, Leaf):
-        return node.name
-    children = {name: _places(child) for name, child in children_of(node).items()}
+        return places[node]
+    children = {name: _nested(child, places) for name, child in children_of(node).items()}
     return children if isinstance(node, dict) else tuple(children.values())

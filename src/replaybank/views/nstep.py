@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.rows import Rows
-from replaybank.schema import Leaf
-from replaybank.views.gather import Gather, gather_for
+from replaybank.schema import Leaf, Schema
+from replaybank.views.gather import Gather, Windows, gather_for
 from replaybank.views.transition import discount_factor
 
 
@@ -49,18 +49,24 @@ class NStep:
     def gamma(self, gamma: float) -> None:
         self._gamma = discount_factor("NStep", gamma)
 
-    def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        gather = self._gather = gather_for(rows, self._gather)
+    def windows(self, rows: Rows, ids: NDArray[np.int64]) -> Windows:
+        """From each transition to the last of its n steps."""
         path, lengths = rows.walk(ids, self._n - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
-        batch = gather.read(rows, ids, np.ascontiguousarray(path[:, -1]), factors)
         reward = rows.schema.fields["reward"]
         assert isinstance(reward, Leaf)
-        batch.block["reward"] = rows.returns(reward, path, lengths, self.gamma)
-        return batch
+        returns = rows.returns(reward, path, lengths, self.gamma)
+        return Windows(ids, np.ascontiguousarray(path[:, -1]), factors, returns)
 
-    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+    def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        gather = self._gather = gather_for(rows, self._gather)
+        return gather.read(rows, self.windows(rows, ids))
+
+    def stack(self, schema: Schema) -> None:
         return None
+
+    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        return None if rows.stack is None else rows.stacks_complete(ids, rows.stack)
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None

@@ -88,6 +88,8 @@ class Sequence:
             raise TypeError(f"Sequence: at_start must be a tuple of names, given {self.at_start!r}")
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        if rows.stack is not None:
+            raise ValueError("Sequence: this buffer keeps stacks of frames; add single frames for sequences")
         layout = self._layouts.get(len(ids))
         if layout is None or layout.schema is not rows.schema:
             layout = self._layout(rows, len(ids))
@@ -95,6 +97,9 @@ class Sequence:
         block = kernels.block(layout.dtype)
         rows.sequences(starts, self.length, self.burn_in, self.across_episodes, self.gamma, layout.plan, block)
         return Batch(block, layout.places)
+
+    def stack(self, schema: Schema) -> None:
+        return None
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         if self.stride == 1 and self.pad:

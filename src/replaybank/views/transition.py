@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.rows import Rows
-from replaybank.views.gather import Gather, gather_for
+from replaybank.schema import Schema
+from replaybank.views.gather import Gather, Windows, gather_for
 
 
 class Transition:
@@ -30,12 +31,19 @@ class Transition:
         self._gamma = discount_factor("Transition", gamma)
         self._factors = np.array([gamma], np.float32)
 
+    def windows(self, rows: Rows, ids: NDArray[np.int64]) -> Windows:
+        """One transition each."""
+        return Windows(ids, ids, self._factors, None)
+
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         gather = self._gather = gather_for(rows, self._gather)
-        return gather.read(rows, ids, ids, self._factors)
+        return gather.read(rows, self.windows(rows, ids))
 
-    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+    def stack(self, schema: Schema) -> None:
         return None
+
+    def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        return None if rows.stack is None else rows.stacks_complete(ids, rows.stack)
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None

@@ -1,0 +1,71 @@
+"""Observations that are stacks of frames, kept frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.schema import Leaf, Node, Schema, mapped
+
+Axis = Literal[0, -1]
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """Stacks of `frames` frames along the first axis (0) or the last (-1), oldest first.
+
+    `zero`: frames before a segment's first are zeros; else they are that first frame again. `new_axis`: the frames lie
+    along an axis of their own, where the observation of the schema is one frame; else the schema's observation is the
+    stack, whose axis holds the frames' own ones one after another (4 frames of 3 channels: 12).
+    """
+
+    frames: int
+    axis: Axis
+    zero: bool
+    new_axis: bool
+
+    def frame(self, leaf: Leaf) -> Leaf:
+        """One frame of a leaf of the observation."""
+        if self.new_axis:
+            return leaf
+        shape = list(leaf.shape)
+        shape[self.axis] //= self.frames
+        return Leaf(leaf.path, leaf.dtype, tuple(shape))
+
+    def frames_of(self, node: Node) -> Node:
+        """The observation's node with one frame in place of each stack."""
+        return mapped(node, self.frame)
+
+    def require(self, schema: Schema) -> None:
+        """Raises ValueError where an observation of this schema cannot be such a stack."""
+        for leaf in schema.leaves:
+            if leaf.path[0] == "obs" and (not leaf.shape or leaf.shape[self.axis] % self.frames):
+                raise ValueError(
+                    f"{leaf.name}: expected a stack of {self.frames} frames along axis {self.axis}, given shape "
+                    f'{leaf.shape}; FrameStack(adds="frames") takes single frames'
+                )
+
+    def stored_shape(self, leaf: Leaf) -> tuple[int, ...]:
+        """The shape in which `split` gives a stack: the bytes of one frame after those of another."""
+        return leaf.shape if self.axis == 0 else (self.frames, *self.frame(leaf).shape)
+
+    def split(self, leaf: Leaf, value: NDArray[Any]) -> NDArray[Any]:
+        """Stacks `[..., *leaf.shape]`, in the shape that `append` takes them in."""
+        if self.axis == 0:
+            return value
+        frame = self.frame(leaf).shape
+        lead = value.shape[: value.ndim - len(leaf.shape)]
+        apart = value.reshape(*lead, *frame[:-1], self.frames, frame[-1])
+        return np.ascontiguousarray(np.moveaxis(apart, -2, len(lead)))
+
+    def window(self, leaf: Leaf) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """How frames `[n, frames, *frame]` become what the caller knows: an order of axes, then a shape of an item."""
+        frame = self.frame(leaf).shape
+        shape = None if self.new_axis else leaf.shape
+        if self.axis == 0:
+            return None, shape
+        rest = tuple(range(2, 2 + len(frame)))
+        return (0, *rest, 1) if self.new_axis else (0, *rest[:-1], 1, rest[-1]), shape
