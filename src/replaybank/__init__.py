@@ -7,6 +7,7 @@ from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
 from replaybank.views.frames import FrameStack
+from replaybank.views.hindsight import Hindsight
 from replaybank.views.nstep import NStep
 from replaybank.views.sequence import Sequence
 from replaybank.views.transition import Transition
@@ -14,6 +15,7 @@ from replaybank.views.transition import Transition
 __all__ = [
     "Batch",
     "FrameStack",
+    "Hindsight",
     "NStep",
     "Prioritized",
     "PriorityReport",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,21 @@ def observation(stream: int, time: int) -> dict[str, Any]:
 
 
 def live(
-    capacity: int, streams: int, calls: int, seed: int, end: float = 0.08, **parts: Any
+    capacity: int,
+    streams: int,
+    calls: int,
+    seed: int,
+    end: float = 0.08,
+    make: Callable[[int, int], dict[str, Any]] = observation,
+    obs: Any = SCHEMA["obs"],
+    **parts: Any,
 ) -> tuple[rb.ReplayBuffer, list[Lived]]:
-    """A buffer after `calls` random calls (adds with masks, extends, ends), and all that was added, in order."""
+    """A buffer after `calls` random calls (adds with masks, extends, ends), and all that was added, in order.
+
+    `make(stream, time)` gives an observation, unlike all others; `obs` is its part of the schema.
+    """
     rng = np.random.default_rng(seed)
-    buffer = rb.ReplayBuffer(capacity, SCHEMA, streams, seed=seed, **parts)
+    buffer = rb.ReplayBuffer(capacity, SCHEMA | {"obs": obs}, streams, seed=seed, **parts)
     told: list[Lived] = []
     last: list[Lived | None] = [None] * streams  # the transition that the next one of the stream goes on from
     segment, clock = [0] * streams, [0] * streams
@@ -49,10 +60,10 @@ def live(
             clock[stream] += 1000
         terminated, truncated = rng.random(2) < end / 2
         fields = {
-            "obs": observation(stream, clock[stream]) if before is None else before.fields["next_obs"],
+            "obs": make(stream, clock[stream]) if before is None else before.fields["next_obs"],
             "action": rng.integers(-99, 99, 2).astype(np.int16),
             "reward": np.float32(rng.normal()),
-            "next_obs": observation(stream, clock[stream] + 1),
+            "next_obs": make(stream, clock[stream] + 1),
             "terminated": terminated,
             "truncated": truncated,
             "state": {"h": rng.normal(size=3).astype(np.float32), "c": np.float32(rng.normal())},
