@@ -121,11 +121,14 @@ inline char* row_before(const Store& s, int64_t before, int64_t id, const Column
     return row;
 }
 
-// Appends `n` transitions; transition i belongs to stream owners[i], or to stream i % streams where that is not given.
-inline void append(const Store& s, const Columns& columns, int64_t n, const int64_t* owners, int64_t streams) {
-    for (int64_t i = 0; i < n; ++i) {
+// Appends `n` transitions; transition t belongs to stream owners[t], or to stream t % streams where that is not given.
+// Its values are item t of the columns, or, where those have an item a stream, the item of its stream.
+inline void append(const Store& s, const Columns& columns, int64_t n, const int64_t* owners, bool item_a_stream,
+                   int64_t streams) {
+    for (int64_t t = 0; t < n; ++t) {
         const int64_t id = s.added();
-        const int64_t owner = owners ? owners[i] : i % streams;
+        const int64_t owner = owners ? owners[t] : t % streams;
+        const int64_t i = item_a_stream ? owner : t;
         char* row = s.row(id % s.capacity);
 
         // The row that stood here leaves, and with it what it kept elsewhere.

@@ -157,7 +157,7 @@ const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* roo
 // The first id of the appended transitions, or -1 where some value is not plainly of its field's dtype and shape:
 // then nothing has changed, and Python converts or complains.
 int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& values, int64_t lead,
-                  nb::handle owners) {
+                  nb::handle owners, bool item_a_stream) {
     const Store store = as_store(store_arrays);
     auto* plan_array = as_array(plan, NPY_INT64);
     const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
@@ -193,13 +193,15 @@ int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tupl
     const int64_t first = store.added();
     const int64_t streams = size_of(store_arrays[NEWEST]);
     const int64_t* owner = owners.is_none() ? nullptr : int64s(owners);
-    if (owner && size_of(owners) != items) throw nb::value_error("one stream a transition");
-    for (int64_t i = 0; owner && i < items; ++i) {
-        if (owner[i] < 0 || owner[i] >= streams) throw nb::value_error("a stream is beyond the last");
+    const int64_t n = owner ? size_of(owners) : items;
+    if (n != items && !item_a_stream) throw nb::value_error("one stream a transition");
+    if (item_a_stream && items != streams) throw nb::value_error("one item a stream");
+    for (int64_t t = 0; owner && t < n; ++t) {
+        if (owner[t] < 0 || owner[t] >= streams) throw nb::value_error("a stream is beyond the last");
     }
     const Columns all{columns.data(), n_leaves};
     MaybeReleased released(nbytes);
-    append(store, all, items, owner, streams);
+    append(store, all, n, owner, item_a_stream, streams);
     return first;
 }
 
@@ -524,7 +526,7 @@ double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
 NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
     m.attr("LANES") = widest_lanes();
-    m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none());
+    m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
     m.def("block", &py_block);
     m.def("read", &py_read);
     m.def("read_stacks", &py_read_stacks);

@@ -56,15 +56,19 @@ def test_append_read_and_walk(schema, capacity, streams):
         array.view(np.uint8)[:] = 0  # so that padding and unused places can be compared
     gather = Gather(rows)
     for turn in range(60):
-        if turn % 3:
-            lead, owners = streams, None
-        else:
+        lead, owners, item_a_stream = streams, None, False
+        if turn % 3 == 0:
             lead = int(rng.integers(1, 9))
             owners = rng.integers(0, streams, lead)
+        elif turn % 3 == 1:
+            owners, item_a_stream = np.flatnonzero(rng.random(streams) < 0.6), True
         values = steps(rng, schema, lead, states=3, ends=0.15)
-        assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners)
+        given = values, lead, owners, item_a_stream
+        assert rows.append(*given) == reference.append(twin, rows._plan, *given)
         same(rows, twin_rows)
         rows.check_valid()
+        if rows.empty:
+            continue
         for n in (1, 5, 200):
             ids = rng.integers(rows.oldest, rows.added, n)
             length = int(rng.integers(0, 6))
@@ -174,7 +178,7 @@ def test_append_and_read_stacks(capacity, streams, zero):
             lead, stream = int(rng.integers(1, 9)), int(rng.integers(streams))
             owners = np.full(lead, stream)
             values = stacks(rng, STACKED, 3, lead, states[stream])
-        assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners)
+        assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners, False)
         same(rows, twin_rows)
         rows.check_valid()
         ids = rng.integers(rows.oldest, rows.added, 40)

@@ -6,7 +6,12 @@ from numpy.typing import NDArray
 LANES: int
 
 def append(
-    store: tuple[NDArray[Any], ...], plan: NDArray[Any], values: tuple[Any, ...], lead: int, owners: NDArray[Any] | None
+    store: tuple[NDArray[Any], ...],
+    plan: NDArray[Any],
+    values: tuple[Any, ...],
+    lead: int,
+    owners: NDArray[Any] | None,
+    item_a_stream: bool,
 ) -> int: ...
 def block(dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def read(

@@ -179,7 +179,13 @@ class ReplayBuffer:
 
     def _append_some(self, values: dict[str, Any], owners: NDArray[np.int64]) -> int:
         """Appends those transitions of one a stream that belong to `owners`; the others may be anything."""
-        schema = Schema.inferred(values, self._lead) if self._rows is None else self._rows.schema
+        rows, n = self._rows, len(owners)
+        if rows is not None and n:
+            first = rows.append(tuple(rows.schema.values(values)), self._lead, owners, item_a_stream=True)
+            if first >= 0:
+                self.sampler.added(first, n)
+                return first
+        schema = Schema.inferred(values, self._lead) if rows is None else rows.schema
         leaves = [
             as_numeric(leaf.name, value) for leaf, value in zip(schema.leaves, schema.values(values), strict=True)
         ]
@@ -188,12 +194,12 @@ class ReplayBuffer:
         for leaf, array in zip(schema.leaves, leaves, strict=True):
             if array.shape[:1] != (self._streams,):
                 raise ValueError(f"{leaf.name}: expected a leading axis of {self._streams}, given shape {array.shape}")
-        arrays = schema.arrays([array[owners] for array in leaves], len(owners))
-        if not len(owners):
-            return 0 if self._rows is None else self._rows.added
-        rows = self._allocate(schema) if self._rows is None else self._rows
-        first = rows.append(arrays, len(owners), owners)
-        self.sampler.added(first, len(owners))
+        arrays = schema.arrays([array[owners] for array in leaves], n)
+        if not n:
+            return 0 if rows is None else rows.added
+        rows = self._allocate(schema) if rows is None else rows
+        first = rows.append(arrays, n, owners)
+        self.sampler.added(first, n)
         return first
 
     def _allocate(self, schema: Schema) -> Rows:

@@ -39,7 +39,12 @@ FAMILY = 8
 
 
 def append(
-    store: Store, plan: NDArray[np.int64], values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None
+    store: Store,
+    plan: NDArray[np.int64],
+    values: tuple[Any, ...],
+    lead: int,
+    owners: NDArray[np.int64] | None,
+    item_a_stream: bool,
 ) -> int:
     """One transition after the other: the old row leaves, the stream goes on or starts anew, the values are written.
 
@@ -63,9 +68,10 @@ def append(
             _bytes(older[index])[:, at : at + item.shape[2]] = item[i, :-1]
         return index
 
-    for i in range(n):
+    for t in range(n if owners is None else len(owners)):
         id_, start = int(cursor[0]), int(cursor[1])
-        owner = i % len(newest) if owners is None else int(owners[i])
+        owner = t % len(newest) if owners is None else int(owners[t])
+        i = owner if item_a_stream else t
         slot = id_ % capacity
         if id_ - capacity >= start:
             _give_back(free, cursor[2:], rows[tail_link][slot])

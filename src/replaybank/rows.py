@@ -122,8 +122,16 @@ class Rows:
         older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
         return rows + tails + older + self._newest.nbytes
 
-    def append(self, values: tuple[Any, ...], lead: int, owners: NDArray[np.int64] | None = None) -> int:
-        """Appends one transition a stream, or one for each of `owners` (streams, [lead]); gives the first one's id.
+    def append(
+        self,
+        values: tuple[Any, ...],
+        lead: int,
+        owners: NDArray[np.int64] | None = None,
+        item_a_stream: bool = False,
+    ) -> int:
+        """Appends one transition a stream, or one for each of `owners` (streams); gives the first one's id.
+
+        `item_a_stream`: the values have an item for each stream, of which those of `owners` are taken.
 
         `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
         -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` mends it.
@@ -141,7 +149,7 @@ class Rows:
                             return -1
                         given[leaf] = self.stack.split(leaf, value)
                 values = tuple(given.values())
-        return kernels.append(self._store, self._plan, values, lead, owners)
+        return kernels.append(self._store, self._plan, values, lead, owners, item_a_stream)
 
     def read(
         self,
