@@ -122,6 +122,11 @@ def random_life(seed: int) -> None:
             for steps in (0, 1, 5, capacity + 3):
                 for forward in (True, False):
                     rows.walk(ids, steps, forward)
+                    rows.follow(ids, rng.integers(0, steps + 1, 17), forward)
+                if turn % 3 == 0:
+                    buffer.read(ids, rb.Sequence(steps + 1, across_episodes=bool(turn % 2)))
+        if turn % 7 == 0:
+            buffer.end()
         if hasattr(buffer.sampler, "alpha"):
             buffer.sampler.alpha = float(rng.choice([0.0, 0.5, 1.0]))
         buffer.check_valid()
