@@ -15,6 +15,7 @@
 #include "deck.hpp"
 #include "order.hpp"
 #include "rows.hpp"
+#include "sequences.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
 
@@ -52,13 +53,13 @@ int64_t size_of(nb::handle object) { return PyArray_SIZE(reinterpret_cast<PyArra
 
 uint32_t* uint32s(nb::handle object) { return static_cast<uint32_t*>(PyArray_DATA(as_array(object, NPY_UINT32))); }
 
-// (rows, tails, older, free_tails, free_older, newest, cursor, geometry), as rows.py makes it.
-constexpr size_t NEWEST = 5;
+// (rows, tails, older, free_tails, free_older, onward, newest, cursor, geometry), as rows.py makes it.
+constexpr size_t NEWEST = 6;
 
 Store as_store(const nb::tuple& t) {
-    const int64_t* g = int64s(t[7]);
-    int64_t* cursor = int64s(t[6]);
-    return Store{bytes(t[0]), bytes(t[1]), bytes(t[2]), int64s(t[NEWEST]), cursor,
+    const int64_t* g = int64s(t[8]);
+    int64_t* cursor = int64s(t[7]);
+    return Store{bytes(t[0]), bytes(t[1]), bytes(t[2]), uint32s(t[5]), int64s(t[NEWEST]), cursor,
                  Pool{uint32s(t[3]), cursor + 2, cursor + 3}, Pool{uint32s(t[4]), cursor + 4, cursor + 5},
                  g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]};
 }
@@ -333,6 +334,44 @@ void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool 
     walk(store, from, n, steps, forward, to, counts);
 }
 
+void py_follow(const nb::tuple& store_arrays, nb::handle ids, nb::handle steps, bool forward, nb::handle to,
+               nb::handle taken) {
+    const Store store = as_store(store_arrays);
+    const int64_t *from = int64s(ids), *most = int64s(steps), n = size_of(ids);
+    int64_t *out = int64s(to), *counts = int64s(taken);
+    if (size_of(steps) != n || size_of(to) != n || size_of(taken) != n) {
+        throw nb::value_error("ids, steps, to and taken differ in length");
+    }
+    require_live(store.ring(), from, n);
+    MaybeReleased released(n * 64 * 64);
+    follow(store, from, n, most, forward, out, counts);
+}
+
+// plan: one row a column: part, offset in the record, bytes of one step, offset of the column in `out`.
+void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64_t length, int64_t burn_in, bool across,
+                  float gamma, nb::handle plan, nb::handle out) {
+    const Store store = as_store(store_arrays);
+    const int64_t *ids = int64s(starts), n = size_of(starts);
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_columns = PyArray_DIM(plan_array, 0);
+    char* base = bytes(out);
+    const int64_t room = PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(out.ptr()));
+    if (length < 1) throw nb::value_error("a sequence has at least one step");
+    std::vector<Track> tracks(static_cast<size_t>(n_columns));
+    for (int64_t c = 0; c < n_columns; ++c) {
+        const int64_t* r = rows + 4 * c;
+        const Track track{static_cast<Part>(r[0]), r[1], r[2], base + r[3]};
+        if (r[3] + r[2] * n * items_of(track.part, length) > room) {
+            throw nb::value_error("the output is too small for the plan");
+        }
+        tracks[static_cast<size_t>(c)] = track;
+    }
+    require_live(store.ring(), ids, n);
+    MaybeReleased released(n * length * store.row_nbytes);
+    SequenceReader(store, ids, n, length, burn_in, across, gamma).read(tracks.data(), n_columns);
+}
+
 // dtype: the NumPy type number of the field, a float; totals [n, size] for a field of `size` numbers.
 void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengths, double gamma, int64_t at, int dtype,
                 nb::handle totals) {
@@ -604,6 +643,8 @@ NB_MODULE(_native, m) {
     m.def("read_stacks", &py_read_stacks);
     m.def("stacks_complete", &py_stacks_complete);
     m.def("walk", &py_walk);
+    m.def("follow", &py_follow);
+    m.def("sequences", &py_sequences);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);

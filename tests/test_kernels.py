@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from replaybank import kernels, reference
+from replaybank import rows as rows_
 from replaybank.rows import Rows
 from replaybank.samplers.order import Order
 from replaybank.samplers.sum_tree import Tree
@@ -42,7 +43,7 @@ def steps(rng, schema, n, states, ends):
 
 def same(one, other):
     """Rows agree in everything that is not garbage: rows ever written, pools as far as used, and the bookkeeping."""
-    for name in ("data", "tails", "free", "older", "free_older", "newest", "cursor"):
+    for name in ("data", "tails", "free", "onward", "older", "free_older", "newest", "cursor"):
         assert one.__getstate__()[name].tobytes() == other.__getstate__()[name].tobytes(), name
 
 
@@ -91,6 +92,40 @@ def test_append_read_and_walk(schema, capacity, streams):
             rows.read(ids, last, plan, factors, found)
             reference.read(twin, ids, last, plan, factors, expected)
             assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("schema", [FLAT, NESTED], ids=["flat", "nested"])
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (3, 5), (7, 1), (40, 3), (64, 4), (300, 2)])
+def test_sequences_and_follow(schema, capacity, streams):
+    rng = np.random.default_rng(capacity * 10 + streams)
+    rows = Rows(schema, capacity, streams)
+    fields = [leaf for leaf in schema.leaves if leaf.path[0] != "next_obs"]
+    observed = [leaf for leaf in schema.leaves if leaf.path[0] == "obs"]
+    parts = [(rows_.STEPS, leaf) for leaf in fields] + [(rows_.START, leaf) for leaf in fields]
+    parts += [(part, leaf) for part in (rows_.CHAIN, rows_.AHEAD) for leaf in observed]
+    copies = [(part, rows.offset_of(leaf), leaf.nbytes) for part, leaf in parts]
+    copies += [(rows_.VALID, 0, 1), (rows_.IS_FIRST, 0, 1), (rows_.MASK, 0, 1), (rows_.DISCOUNTS, 0, 4)]
+    for turn in range(40):
+        owners = rng.integers(0, streams, int(rng.integers(1, 30)))
+        rows.append(steps(rng, schema, len(owners), states=2, ends=0.1), len(owners), owners)
+        if turn % 7 == 0:
+            rows.end(rng.integers(0, streams, 1))
+        rows.check_valid()
+        for n, length, burn_in, across in ((0, 3, 0, False), (1, 1, 0, True), (9, 5, 2, False), (9, 40, 7, True)):
+            ids = rng.integers(rows.oldest, rows.added, n)
+            ends = np.cumsum([0] + [nbytes * n * (length + 1) for *_, nbytes in copies])
+            ends += np.arange(len(ends)) * 8 + (-ends) % 8  # apart, so that none can write into another's place unseen
+            plan = np.array([(*copy, at) for copy, at in zip(copies, ends, strict=False)], np.int64)
+            found, expected = (np.zeros((), np.dtype((np.void, int(ends[-1])))) for _ in range(2))
+            rows.sequences(ids, length, burn_in, across, 0.9, plan, found)
+            reference.sequences(rows._store, ids, length, burn_in, across, 0.9, plan, expected)
+            assert found.tobytes() == expected.tobytes()
+            most = rng.choice([0, 1, 3, 2**40], n)
+            for forward in (True, False):
+                to, taken = np.empty(n, np.int64), np.empty(n, np.int64)
+                reference.follow(rows._store, ids, most, forward, to, taken)
+                for one, other in zip(rows.follow(ids, most, forward), (to, taken), strict=True):
+                    np.testing.assert_array_equal(one, other)
 
 
 def stacks(rng, schema, k, n, state):

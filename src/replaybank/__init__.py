@@ -13,7 +13,9 @@ from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema, schema_of
 from replaybank.views.frames import FrameStack
+from replaybank.views.hindsight import Hindsight
 from replaybank.views.nstep import NStep
+from replaybank.views.sequence import Sequence
 from replaybank.views.transition import Transition
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Combined",
     "Episode",
     "FrameStack",
+    "Hindsight",
     "Mixture",
     "NStep",
     "Prioritized",
@@ -32,6 +35,7 @@ __all__ = [
     "SampleOnce",
     "Schema",
     "Segment",
+    "Sequence",
     "Transition",
     "Uniform",
     "linear",

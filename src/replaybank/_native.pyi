@@ -42,6 +42,24 @@ def walk(
     path: NDArray[Any],
     lengths: NDArray[Any],
 ) -> None: ...
+def follow(
+    store: tuple[NDArray[Any], ...],
+    ids: NDArray[Any],
+    steps: NDArray[Any],
+    forward: bool,
+    to: NDArray[Any],
+    taken: NDArray[Any],
+) -> None: ...
+def sequences(
+    store: tuple[NDArray[Any], ...],
+    starts: NDArray[Any],
+    length: int,
+    burn_in: int,
+    across: bool,
+    gamma: float,
+    plan: NDArray[Any],
+    out: NDArray[Any],
+) -> None: ...
 def returns(
     store: tuple[NDArray[Any], ...],
     path: NDArray[Any],

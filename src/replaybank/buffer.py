@@ -325,7 +325,12 @@ class ReplayBuffer:
             if live < 0:
                 wrong = ids[-1 - live]
                 raise ValueError(f"indices: {wrong} was never given out; ids so far are 0 to {added - 1}")
-            updated = self.sampler.update(ids, self.sampler.priorities(errors))
+            priorities = self.sampler.priorities(errors)
+            members = self.view.members(rows, ids) if rows is not None else None
+            if members is None:
+                updated = self.sampler.update(ids, priorities)
+            else:
+                updated = min(self.sampler.update(members[0], priorities[members[1]]), live)
             report = PriorityReport(updated, len(ids) - live)
             self._updated += report.updated
             self._stale += report.stale

@@ -70,6 +70,9 @@ class FrameStack:
         stacking = self._reads(rows)
         return None if stacking is None else rows.stacks_complete(ids, stacking)
 
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
+
     def _reads(self, rows: Rows) -> Stacking | None:
         """How these rows are read: by single frames, or as they keep stacks (not at all, where they were made so)."""
         return self._stacking if self._stacking.new_axis else rows.stack
