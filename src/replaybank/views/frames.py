@@ -60,7 +60,8 @@ class FrameStack:
         self._gather: Gather | None = None
 
     def stack(self, schema: Schema) -> Stacking | None:
-        return None if self._stacking.new_axis else self._stacking
+        whole = self._stacking.new_axis or self._stacking.frames == 1
+        return None if whole else self._stacking
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         gather = self._gather = gather_for(rows, self._gather, self._reads(rows))
