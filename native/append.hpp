@@ -140,8 +140,9 @@ inline void append(const Store& s, const Columns& columns, int64_t n, const int6
             }
         }
 
-        const int64_t before = s.newest[owner];
-        char* previous = row_before(s, before, id, columns, i);
+        const bool closed = s.newest[owner] < -1;
+        const int64_t before = closed ? -2 - s.newest[owner] : s.newest[owner];
+        char* previous = closed ? nullptr : row_before(s, before, id, columns, i);
         uint32_t tail, distance = 0, step = 0, older = NONE;
         if (previous) {
             tail = s.link(previous, s.tail_at);
@@ -154,7 +155,11 @@ inline void append(const Store& s, const Columns& columns, int64_t n, const int6
                 s.set_link(previous, s.next_older_at, NONE);
             }
         } else {
+            if (before >= std::max<int64_t>(0, std::max(s.start(), id + 1 - s.capacity))) {
+                s.onward[s.link(s.row(before % s.capacity), s.tail_at)] = static_cast<uint32_t>(id - before);
+            }
             tail = s.free_tails.take();
+            s.onward[tail] = 0;
             if (s.frames > 1 && !is_padded(s, columns, i)) older = put_aside(s, columns, Place::ROW, i);
         }
         s.set_link(row, s.previous_at, distance);

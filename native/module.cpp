@@ -12,7 +12,10 @@
 
 #include "append.hpp"
 #include "blocks.hpp"
+#include "deck.hpp"
+#include "order.hpp"
 #include "rows.hpp"
+#include "sequences.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
 
@@ -50,13 +53,13 @@ int64_t size_of(nb::handle object) { return PyArray_SIZE(reinterpret_cast<PyArra
 
 uint32_t* uint32s(nb::handle object) { return static_cast<uint32_t*>(PyArray_DATA(as_array(object, NPY_UINT32))); }
 
-// (rows, tails, older, free_tails, free_older, newest, cursor, geometry), as rows.py makes it.
-constexpr size_t NEWEST = 5;
+// (rows, tails, older, free_tails, free_older, onward, newest, cursor, geometry), as rows.py makes it.
+constexpr size_t NEWEST = 6;
 
 Store as_store(const nb::tuple& t) {
-    const int64_t* g = int64s(t[7]);
-    int64_t* cursor = int64s(t[6]);
-    return Store{bytes(t[0]), bytes(t[1]), bytes(t[2]), int64s(t[NEWEST]), cursor,
+    const int64_t* g = int64s(t[8]);
+    int64_t* cursor = int64s(t[7]);
+    return Store{bytes(t[0]), bytes(t[1]), bytes(t[2]), uint32s(t[5]), int64s(t[NEWEST]), cursor,
                  Pool{uint32s(t[3]), cursor + 2, cursor + 3}, Pool{uint32s(t[4]), cursor + 4, cursor + 5},
                  g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]};
 }
@@ -331,6 +334,44 @@ void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool 
     walk(store, from, n, steps, forward, to, counts);
 }
 
+void py_follow(const nb::tuple& store_arrays, nb::handle ids, nb::handle steps, bool forward, nb::handle to,
+               nb::handle taken) {
+    const Store store = as_store(store_arrays);
+    const int64_t *from = int64s(ids), *most = int64s(steps), n = size_of(ids);
+    int64_t *out = int64s(to), *counts = int64s(taken);
+    if (size_of(steps) != n || size_of(to) != n || size_of(taken) != n) {
+        throw nb::value_error("ids, steps, to and taken differ in length");
+    }
+    require_live(store.ring(), from, n);
+    MaybeReleased released(n * 64 * 64);
+    follow(store, from, n, most, forward, out, counts);
+}
+
+// plan: one row a column: part, offset in the record, bytes of one step, offset of the column in `out`.
+void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64_t length, int64_t burn_in, bool across,
+                  float gamma, nb::handle plan, nb::handle out) {
+    const Store store = as_store(store_arrays);
+    const int64_t *ids = int64s(starts), n = size_of(starts);
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_columns = PyArray_DIM(plan_array, 0);
+    char* base = bytes(out);
+    const int64_t room = PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(out.ptr()));
+    if (length < 1) throw nb::value_error("a sequence has at least one step");
+    std::vector<Track> tracks(static_cast<size_t>(n_columns));
+    for (int64_t c = 0; c < n_columns; ++c) {
+        const int64_t* r = rows + 4 * c;
+        const Track track{static_cast<Part>(r[0]), r[1], r[2], base + r[3]};
+        if (r[3] + r[2] * n * items_of(track.part, length) > room) {
+            throw nb::value_error("the output is too small for the plan");
+        }
+        tracks[static_cast<size_t>(c)] = track;
+    }
+    require_live(store.ring(), ids, n);
+    MaybeReleased released(n * length * store.row_nbytes);
+    SequenceReader(store, ids, n, length, burn_in, across, gamma).read(tracks.data(), n_columns);
+}
+
 // dtype: the NumPy type number of the field, a float; totals [n, size] for a field of `size` numbers.
 void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengths, double gamma, int64_t at, int dtype,
                 nb::handle totals) {
@@ -437,6 +478,115 @@ void py_spread(nb::handle uniforms, int64_t oldest, int64_t size, nb::handle ids
     for (int64_t i = 0; i < n; ++i) out[i] = oldest + static_cast<int64_t>(u[i] * static_cast<double>(size));
 }
 
+// ---- order ------------------------------------------------------------------------------------------------------
+
+// (leaves, branches, state, priorities by slot), as order.py makes it.
+Order as_order(const nb::tuple& t) {
+    const nb::handle leaves = t[0], branches = t[1];
+    const Order order{reinterpret_cast<Order::Leaf*>(bytes(leaves)), reinterpret_cast<Order::Branch*>(bytes(branches)),
+                      int64s(t[2]), size_of(leaves), size_of(branches)};
+    if (PyArray_ITEMSIZE(reinterpret_cast<PyArrayObject*>(leaves.ptr())) != sizeof(Order::Leaf) ||
+        PyArray_ITEMSIZE(reinterpret_cast<PyArrayObject*>(branches.ptr())) != sizeof(Order::Branch) ||
+        size_of(t[2]) != Order::FIELDS) {
+        throw nb::value_error("these are not the arrays of an order");
+    }
+    return order;
+}
+
+void require_finite(const double* values, int64_t n) {
+    if (!std::all_of(values, values + n, [](double x) { return std::isfinite(x); })) {
+        throw nb::value_error("priorities must be finite");
+    }
+}
+
+// Gives the next ids, one for each of `values`, their priorities; those that sat in their slots leave.
+void py_order_add(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle values) {
+    Order order = as_order(arrays);
+    double* by_slot = float64s(arrays[3]);
+    const double* priorities = float64s(values);
+    const int64_t capacity = size_of(arrays[3]), n = size_of(values);
+    if (oldest < 0 || order.size() != added - oldest || n > capacity) {
+        throw nb::value_error("an entry a live id, and at most one new one a slot");
+    }
+    require_finite(priorities, n);
+    MaybeReleased released(n * 512);
+    order_add(order, by_slot, capacity, oldest, added, priorities, n);
+}
+
+int64_t py_order_update(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ids, nb::handle values) {
+    Order order = as_order(arrays);
+    double* by_slot = float64s(arrays[3]);
+    const int64_t *places = int64s(ids), n = size_of(ids);
+    const double* priorities = float64s(values);
+    if (size_of(values) != n || oldest < 0 || order.size() != added - oldest) {
+        throw nb::value_error("one value an id, and an entry a live id");
+    }
+    require_finite(priorities, n);
+    const Ring ring(size_of(arrays[3]), oldest, added);
+    MaybeReleased released(n * 512);
+    return order_update(order, by_slot, ring, places, priorities, n);
+}
+
+// The ids that have these ranks (0: the largest priority, and of equal ones the newest id).
+void py_order_find(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ranks, nb::handle ids) {
+    const Order order = as_order(arrays);
+    const int64_t *wanted = int64s(ranks), n = size_of(ranks), size = order.size();
+    int64_t* found = int64s(ids);
+    if (size_of(ids) != n || size != added - oldest) throw nb::value_error("one id a rank, and an entry a live id");
+    std::vector<int64_t> positions(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+        if (wanted[i] < 0 || wanted[i] >= size) throw nb::index_error("a rank that nobody has");
+        positions[static_cast<size_t>(i)] = size - 1 - wanted[i];
+    }
+    MaybeReleased released(n * 512);
+    order.at(positions.data(), n, found);
+}
+
+// The ranks of live ids.
+void py_order_ranks(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ids, nb::handle ranks) {
+    const Order order = as_order(arrays);
+    const double* by_slot = float64s(arrays[3]);
+    const int64_t *places = int64s(ids), n = size_of(ids), size = order.size();
+    int64_t* out = int64s(ranks);
+    if (size_of(ranks) != n || oldest < 0 || size != added - oldest) {
+        throw nb::value_error("one rank an id, and an entry a live id");
+    }
+    const Ring ring(size_of(arrays[3]), oldest, added);
+    require_live(ring, places, n);
+    MaybeReleased released(n * 512);
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = size - 1 - order.position({by_slot[ring.slot(places[i])], places[i]});
+    }
+}
+
+// ---- deck -------------------------------------------------------------------------------------------------------
+
+// (cards, places, counts), as sample_once.py makes it.
+Deck as_deck(const nb::tuple& t) {
+    const nb::handle cards = t[0], places = t[1], counts = t[2];
+    const int64_t capacity = size_of(cards);
+    const Deck deck{static_cast<uint32_t*>(PyArray_DATA(as_array(cards, NPY_UINT32))),
+                    static_cast<uint32_t*>(PyArray_DATA(as_array(places, NPY_UINT32))), int64s(counts), capacity};
+    if (size_of(places) != capacity || size_of(counts) != 2) throw nb::value_error("these are not the arrays of a deck");
+    return deck;
+}
+
+void py_deck_add(const nb::tuple& arrays, int64_t first_id, int64_t n) {
+    Deck deck = as_deck(arrays);
+    if (first_id < 0 || n < 0 || n > deck.capacity) throw nb::value_error("at most one id a slot");
+    MaybeReleased released(n * 16);
+    deck.add(first_id, n);
+}
+
+void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb::handle slots) {
+    Deck deck = as_deck(arrays);
+    const double* u = float64s(uniforms);
+    int64_t *out = int64s(slots), n = size_of(uniforms);
+    if (size_of(slots) != n || kept < 0 || n > deck.waiting() - kept) throw nb::value_error("a waiting slot each");
+    MaybeReleased released(n * 128);
+    deck.deal(kept, u, n, out);
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -493,11 +643,19 @@ NB_MODULE(_native, m) {
     m.def("read_stacks", &py_read_stacks);
     m.def("stacks_complete", &py_stacks_complete);
     m.def("walk", &py_walk);
+    m.def("follow", &py_follow);
+    m.def("sequences", &py_sequences);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);
     m.def("tree_build", &py_tree_build);
     m.def("tree_find", &py_tree_find);
+    m.def("deck_add", &py_deck_add);
+    m.def("deck_deal", &py_deck_deal);
+    m.def("order_add", &py_order_add);
+    m.def("order_update", &py_order_update);
+    m.def("order_find", &py_order_find);
+    m.def("order_ranks", &py_order_ranks);
     m.def("spread", &py_spread);
     m.def("count_live", &py_count_live);
     m.def("importance_weights", &py_importance_weights);

@@ -26,7 +26,8 @@ struct Store {
     char* rows;
     char* tails;        // records of one observation (of one frame, where observations are stacks)
     char* older;        // records of frames - 1 frames, oldest first
-    int64_t* newest;    // per stream, the id of its newest row; -1 for none
+    uint32_t* onward;   // by tail, the distance from the row that holds it to the stream's next one; 0 for none
+    int64_t* newest;    // per stream, the id of its newest row, or -2 - id where a segment begins next; -1 for none
     int64_t* cursor;    // added, start, and used and free records of tails and of older
     Pool free_tails, free_older;
     int64_t capacity, row_nbytes, next_at, previous_at, tail_at, step_at, terminated_at, truncated_at, obs_nbytes;

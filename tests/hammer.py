@@ -80,8 +80,16 @@ def random_life(seed: int) -> None:
         rb.Prioritized(),
         rb.Prioritized(1.0, 1.0, 0.0, "buffer"),
         rb.Prioritized(0.0, weight_norm=None),
+        rb.Prioritized(min_priority=0.1),
+        rb.RankPrioritized(),
+        rb.RankPrioritized(1.0, weight_norm="buffer"),
+        rb.Recent(0.99, 7, 3),
+        rb.Combined(rb.RankPrioritized(), newest=2),
+        rb.Mixture([(0.5, rb.RankPrioritized()), (0.3, rb.Uniform()), (0.2, rb.Prioritized())], beta=0.5),
+        rb.SampleOnce(),
     )
-    buffer = rb.ReplayBuffer(capacity, spec, streams, samplers[seed % 5], rb.NStep(1, 0.9), seed)
+    sampler = samplers[seed % len(samplers)]
+    buffer = rb.ReplayBuffer(capacity, spec, streams, sampler, rb.NStep(1, 0.9), seed)
     before: list[Any] = [None] * streams
     for turn in range(30):
         chosen = int(rng.integers(streams))
@@ -100,7 +108,7 @@ def random_life(seed: int) -> None:
             buffer.add(**fields)
             before[0] = fields["next_obs"]
         for size in (1, int(rng.integers(1, 18)), 130):
-            if not isinstance(buffer.sampler, rb.Uniform) or buffer.sampler.replace or size <= len(buffer):
+            if not sampler.distinct or size <= len(buffer):
                 buffer.view.n = int(rng.integers(1, 18))  # type: ignore[attr-defined]
                 with contextlib.suppress(ValueError):  # all priorities may be 0
                     batch = buffer.sample(size)
@@ -122,11 +130,42 @@ def random_life(seed: int) -> None:
             for steps in (0, 1, 5, capacity + 3):
                 for forward in (True, False):
                     rows.walk(ids, steps, forward)
+                    rows.follow(ids, rng.integers(0, steps + 1, 17), forward)
+                if turn % 3 == 0:
+                    buffer.read(ids, rb.Sequence(steps + 1, across_episodes=bool(turn % 2)))
+        if turn % 7 == 0:
+            buffer.end()
         if hasattr(buffer.sampler, "alpha"):
             buffer.sampler.alpha = float(rng.choice([0.0, 0.5, 1.0]))
         buffer.check_valid()
         if turn == 20:
             buffer.clear()
+
+
+def stacks(seed: int) -> None:
+    """Stacks that are shifted, or not, or padded, in buffers of odd sizes; read alone and over several steps."""
+    rng = np.random.default_rng(seed)
+    capacity, streams, k = int(rng.integers(1, 40)), int(rng.integers(1, 4)), int(rng.integers(1, 6))
+    leaf = (str(rng.choice(["u1", "f8", "i2"])), (k * int(rng.integers(1, 3)), int(rng.integers(1, 70))))
+    spec = {"obs": {"a": leaf, "b": ("f4", (k,))}, "action": "int64"}
+    view = rb.FrameStack(k, padding=("reset", "zero")[seed % 2], view=rb.NStep(3, 0.9) if seed % 3 else None)
+    buffer = rb.ReplayBuffer(capacity, spec, streams, view=view, seed=seed)
+    lead = (streams,) if streams > 1 else ()
+    obs = values(rng, spec["obs"], lead)
+    for _ in range(60):
+        after = values(rng, spec["obs"], lead)
+        if rng.random() < 0.8:  # shifted by a frame
+            for name, array in after.items():
+                width = array.shape[len(lead)] // k
+                cut = (slice(None),) * len(lead)
+                array[(*cut, slice(0, -width))] = obs[name][(*cut, slice(width, None))]
+        if rng.random() < 0.1:
+            obs = {name: np.zeros_like(array) for name, array in after.items()}
+        buffer.add(obs, np.zeros(lead, int), np.zeros(lead), after, rng.random(lead) < 0.1, rng.random(lead) < 0.05)
+        obs = after
+        with contextlib.suppress(ValueError):  # all stacks may have lost a frame
+            buffer.sample(int(rng.integers(1, 30)))
+        buffer.check_valid()
 
 
 def trees() -> None:
@@ -222,5 +261,6 @@ trees()
 odd_arguments()
 for seed in range(60):
     random_life(seed)
+    stacks(seed)
 crowd()
 print("clean")

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from replaybank import kernels, reference
+from replaybank import rows as rows_
 from replaybank.rows import Rows
+from replaybank.samplers.order import Order
 from replaybank.samplers.sum_tree import Tree
 from replaybank.schema import Schema
 from replaybank.stacking import Stacking
@@ -41,7 +43,7 @@ def steps(rng, schema, n, states, ends):
 
 def same(one, other):
     """Rows agree in everything that is not garbage: rows ever written, pools as far as used, and the bookkeeping."""
-    for name in ("data", "tails", "free", "older", "free_older", "newest", "cursor"):
+    for name in ("data", "tails", "free", "onward", "older", "free_older", "newest", "cursor"):
         assert one.__getstate__()[name].tobytes() == other.__getstate__()[name].tobytes(), name
 
 
@@ -90,6 +92,40 @@ def test_append_read_and_walk(schema, capacity, streams):
             rows.read(ids, last, plan, factors, found)
             reference.read(twin, ids, last, plan, factors, expected)
             assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("schema", [FLAT, NESTED], ids=["flat", "nested"])
+@pytest.mark.parametrize(("capacity", "streams"), [(1, 1), (3, 5), (7, 1), (40, 3), (64, 4), (300, 2)])
+def test_sequences_and_follow(schema, capacity, streams):
+    rng = np.random.default_rng(capacity * 10 + streams)
+    rows = Rows(schema, capacity, streams)
+    fields = [leaf for leaf in schema.leaves if leaf.path[0] != "next_obs"]
+    observed = [leaf for leaf in schema.leaves if leaf.path[0] == "obs"]
+    parts = [(rows_.STEPS, leaf) for leaf in fields] + [(rows_.START, leaf) for leaf in fields]
+    parts += [(part, leaf) for part in (rows_.CHAIN, rows_.AHEAD) for leaf in observed]
+    copies = [(part, rows.offset_of(leaf), leaf.nbytes) for part, leaf in parts]
+    copies += [(rows_.VALID, 0, 1), (rows_.IS_FIRST, 0, 1), (rows_.MASK, 0, 1), (rows_.DISCOUNTS, 0, 4)]
+    for turn in range(40):
+        owners = rng.integers(0, streams, int(rng.integers(1, 30)))
+        rows.append(steps(rng, schema, len(owners), states=2, ends=0.1), len(owners), owners)
+        if turn % 7 == 0:
+            rows.end(rng.integers(0, streams, 1))
+        rows.check_valid()
+        for n, length, burn_in, across in ((0, 3, 0, False), (1, 1, 0, True), (9, 5, 2, False), (9, 40, 7, True)):
+            ids = rng.integers(rows.oldest, rows.added, n)
+            ends = np.cumsum([0] + [nbytes * n * (length + 1) for *_, nbytes in copies])
+            ends += np.arange(len(ends)) * 8 + (-ends) % 8  # apart, so that none can write into another's place unseen
+            plan = np.array([(*copy, at) for copy, at in zip(copies, ends, strict=False)], np.int64)
+            found, expected = (np.zeros((), np.dtype((np.void, int(ends[-1])))) for _ in range(2))
+            rows.sequences(ids, length, burn_in, across, 0.9, plan, found)
+            reference.sequences(rows._store, ids, length, burn_in, across, 0.9, plan, expected)
+            assert found.tobytes() == expected.tobytes()
+            most = rng.choice([0, 1, 3, 2**40], n)
+            for forward in (True, False):
+                to, taken = np.empty(n, np.int64), np.empty(n, np.int64)
+                reference.follow(rows._store, ids, most, forward, to, taken)
+                for one, other in zip(rows.follow(ids, most, forward), (to, taken), strict=True):
+                    np.testing.assert_array_equal(one, other)
 
 
 def stacks(rng, schema, k, n, state):
@@ -300,3 +336,129 @@ def test_kernels_refuse_ids_that_are_not_there():
     for wrong in (-1, 1, 7, 2**40):
         with pytest.raises(IndexError, match=rf"transition {wrong} is not in the buffer, which holds ids 2 to 6"):
             rows.walk(np.array([wrong]), 1)
+
+
+def order_twin(order):
+    """What the twins work on: the priorities, and nothing of the tree."""
+    return (None, None, None, order.by_slot.copy())
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 32, 33, 70, 1200, 5000])
+def test_orders(capacity):
+    """A life of adds and updates with ties, duplicates, stale ids, and sorted values: who has which rank."""
+    rng = np.random.default_rng(capacity)
+    order = Order(capacity)
+    twin = order_twin(order)
+    oldest = added = 0
+    for turn in range(60):
+        n = int(rng.choice([0, 1, min(3, capacity), capacity // 2, capacity]))
+        values = rng.choice([0.0, 1.0, rng.random()], n) if turn % 3 else np.sort(rng.random(n))
+        kernels.order_add(order._arrays, oldest, added, values)
+        reference.order_add(twin, oldest, added, values)
+        added += n
+        oldest = max(oldest, added - capacity)
+        n = int(rng.integers(0, 2 * capacity + 3))
+        ids = rng.integers(max(0, oldest - 3), added + 2, n)
+        values = np.round(10.0 ** rng.uniform(-3, 3, n), int(rng.integers(0, 12)))
+        if turn % 4 == 0:
+            values = np.sort(values)[:: int(rng.choice([-1, 1]))].copy()
+        found = order.update(ids, values, oldest, added)
+        assert found == reference.order_update(twin, oldest, added, ids, values)
+        order.check_valid()
+        np.testing.assert_array_equal(order.by_slot, twin[3])
+        size = added - oldest
+        ranks = rng.permutation(size)
+        ids, ids_twin = np.empty(size, np.int64), np.empty(size, np.int64)
+        kernels.order_find(order._arrays, oldest, added, ranks, ids)
+        reference.order_find(twin, oldest, added, ranks, ids_twin)
+        np.testing.assert_array_equal(ids, ids_twin)
+        some = ids[:200].copy()
+        found, expected = np.empty(len(some), np.int64), np.empty(len(some), np.int64)
+        kernels.order_ranks(order._arrays, oldest, added, some, found)
+        reference.order_ranks(twin, oldest, added, some, expected)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, ranks[:200])
+        if turn == 40:
+            order.clear()
+            oldest = added
+
+
+@pytest.mark.parametrize("pattern", ["ascending", "descending", "from the middle", "every other"])
+def test_an_order_has_room_for_the_worst_ways_to_empty_it(pattern):
+    """Nodes never run out, and no more are in use than the bound on which the room is reckoned."""
+    n = 20_000
+    order = Order(n)
+    order.add(0, 0, np.arange(float(n)))
+    ids = {
+        "ascending": np.arange(n),
+        "descending": np.arange(n)[::-1],
+        "from the middle": np.argsort(np.abs(np.arange(n) - n / 2)),
+        "every other": np.concatenate([np.arange(0, n, 2), np.arange(1, n, 2)]),
+    }[pattern].astype(np.int64)
+    for begin in range(0, n, 500):
+        for values in (np.full(500, 1e9), np.arange(500.0) / 1e3, np.full(500, float(begin))):
+            order.update(ids[begin : begin + 500].copy(), values, 0, n)
+        order.check_valid()
+        leaves, branches = order._state[3:5]
+        assert leaves < 0.137 * n + 10
+        assert branches < 0.022 * n + 10
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_an_order_survives_whole_ranges_of_ranks_that_move_at_once(seed):
+    """Runs of neighbours leave for one end, so that nodes of every height become one with others."""
+    rng = np.random.default_rng(seed)
+    capacity = int(rng.choice([300, 3000, 6000]))
+    order = Order(capacity)
+    order.add(0, 0, rng.random(capacity))
+    for turn in range(40):
+        by_rank = order.find(np.arange(capacity), turn, turn + capacity)
+        a, b = np.sort(rng.integers(0, capacity + 1, 2))
+        ids = [by_rank[a:b], by_rank[::2], rng.permutation(by_rank)[:b], by_rank[a:b][::-1]][rng.integers(4)].copy()
+        n = len(ids)
+        values = [np.full(n, 1e9), np.zeros(n), np.arange(float(n)), rng.random(n)][rng.integers(4)]
+        order.update(ids, values, turn, turn + capacity)
+        order.check_valid()
+        order.add(turn, turn + capacity, np.ones(1))
+
+
+def test_an_order_refuses_what_it_does_not_hold():
+    order = Order(5)
+    order.add(0, 0, np.ones(3))
+    ids, ranks = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    with pytest.raises(IndexError, match="rank"):
+        kernels.order_find(order._arrays, 0, 3, np.array([3]), ids)
+    with pytest.raises(IndexError, match="transition 3 is not in the buffer"):
+        kernels.order_ranks(order._arrays, 0, 3, np.array([3]), ranks)
+    with pytest.raises(ValueError, match="live id"):
+        kernels.order_find(order._arrays, 0, 4, ranks, ids)
+    with pytest.raises(ValueError, match="finite"):
+        order.update(ids, np.array([np.nan]), 0, 3)
+    with pytest.raises(ValueError, match="one new one a slot"):
+        order.add(0, 3, np.ones(6))
+    order.check_valid()
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 100])
+def test_decks(capacity):
+    rng = np.random.default_rng(capacity)
+    deck = (np.zeros(capacity, np.uint32), np.zeros(capacity, np.uint32), np.zeros(2, np.int64))
+    twin = tuple(array.copy() for array in deck)
+    added = 0
+    for turn in range(200):
+        n = int(rng.integers(0, capacity + 1))
+        kernels.deck_add(deck, added, n)
+        reference.deck_add(twin, added, n)
+        added += n
+        kept = int(rng.integers(0, deck[2][0] + 1))
+        uniforms = rng.random(int(rng.integers(0, deck[2][0] - kept + 1)))
+        if turn % 5 == 0:
+            uniforms[:] = np.nextafter(1.0, 0.0)
+        found, expected = np.empty(len(uniforms), np.int64), np.empty(len(uniforms), np.int64)
+        kernels.deck_deal(deck, kept, uniforms, found)
+        reference.deck_deal(twin, kept, uniforms, expected)
+        np.testing.assert_array_equal(found, expected)
+        for array, array_twin in zip(deck, twin, strict=True):
+            np.testing.assert_array_equal(array, array_twin)
+    with pytest.raises(ValueError, match="waiting"):
+        kernels.deck_deal(deck, 0, np.zeros(capacity + 1), np.zeros(capacity + 1, np.int64))

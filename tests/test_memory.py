@@ -127,7 +127,9 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read
 
 
 @on_linux
-@pytest.mark.parametrize("sampler", ["Uniform()", "Prioritized()", "Prioritized(weight_norm='buffer')"])
+@pytest.mark.parametrize(
+    "sampler", ["Uniform()", "Prioritized()", "Prioritized(weight_norm='buffer')", "RankPrioritized()", "SampleOnce()"]
+)
 def test_ten_million_transitions_are_reserved_without_touching_memory(sampler: str) -> None:
     grown, nbytes = growth(
         "schema = {'obs': ('float32', (100,)), 'action': 'int64'}",

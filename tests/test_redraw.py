@@ -49,3 +49,15 @@ def test_redrawn_priorities_keep_their_probabilities():
 def test_a_view_that_can_use_nothing_is_an_error_and_not_a_hang():
     with pytest.raises(ValueError, match="could use too few"):
         filled(rb.Uniform(), lambda ids: np.zeros(len(ids), bool)).sample(5)
+
+
+@pytest.mark.parametrize("sampler", [lambda: rb.Uniform(replace=False), rb.SampleOnce])
+def test_without_replacement_no_id_comes_twice_whatever_the_view_refuses(sampler):
+    """50 of 100 can be used; batches of 40 often need several redraws, each of which could repeat the batch's own."""
+    buffer = filled(sampler(), lambda ids: ids % 2 == 0)
+    for _ in range(50):
+        ids = buffer.sample(40).indices
+        assert (ids % 2 == 0).all()
+        assert len(np.unique(ids)) == 40
+    with pytest.raises(ValueError, match="could use too few"):
+        buffer.sample(60)

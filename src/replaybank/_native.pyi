@@ -42,6 +42,24 @@ def walk(
     path: NDArray[Any],
     lengths: NDArray[Any],
 ) -> None: ...
+def follow(
+    store: tuple[NDArray[Any], ...],
+    ids: NDArray[Any],
+    steps: NDArray[Any],
+    forward: bool,
+    to: NDArray[Any],
+    taken: NDArray[Any],
+) -> None: ...
+def sequences(
+    store: tuple[NDArray[Any], ...],
+    starts: NDArray[Any],
+    length: int,
+    burn_in: int,
+    across: bool,
+    gamma: float,
+    plan: NDArray[Any],
+    out: NDArray[Any],
+) -> None: ...
 def returns(
     store: tuple[NDArray[Any], ...],
     path: NDArray[Any],
@@ -73,6 +91,18 @@ def tree_find(
     ids: NDArray[Any],
     values: NDArray[Any],
     lanes: int,
+) -> None: ...
+def deck_add(deck: tuple[NDArray[Any], ...], first_id: int, n: int) -> None: ...
+def deck_deal(deck: tuple[NDArray[Any], ...], kept: int, uniforms: NDArray[Any], slots: NDArray[Any]) -> None: ...
+def order_add(order: tuple[NDArray[Any], ...], oldest: int, added: int, values: NDArray[Any]) -> None: ...
+def order_update(
+    order: tuple[NDArray[Any], ...], oldest: int, added: int, ids: NDArray[Any], values: NDArray[Any]
+) -> int: ...
+def order_find(
+    order: tuple[NDArray[Any], ...], oldest: int, added: int, ranks: NDArray[Any], ids: NDArray[Any]
+) -> None: ...
+def order_ranks(
+    order: tuple[NDArray[Any], ...], oldest: int, added: int, ids: NDArray[Any], ranks: NDArray[Any]
 ) -> None: ...
 def count_live(ids: NDArray[Any], oldest: int, added: int) -> int: ...
 def importance_weights(probabilities: NDArray[Any], scale: float, beta: float, out: NDArray[Any]) -> None: ...

@@ -297,9 +297,11 @@ class ReplayBuffer:
             missing = np.flatnonzero(~usable)
             if not missing.size:
                 return ids, probabilities
-            ids[missing], probabilities[missing] = self.sampler.draw(missing.size, self._rng)
-            found = self.view.usable(rows, ids[missing])
-            usable[missing] = True if found is None else found
+            drawn, shares = self.sampler.draw(missing.size, self._rng)
+            found = self.view.usable(rows, drawn)
+            fresh = ~np.isin(drawn, ids[usable]) if self.sampler.distinct else np.ones(missing.size, bool)
+            ids[missing], probabilities[missing] = drawn, shares
+            usable[missing] = fresh if found is None else fresh & found
         raise ValueError(f"sample: the view {self.view!r} could use too few of the transitions in {MOST_REDRAWS} draws")
 
     def update_priorities(self, indices: ArrayLike, td_error: ArrayLike) -> PriorityReport:
@@ -323,7 +325,12 @@ class ReplayBuffer:
             if live < 0:
                 wrong = ids[-1 - live]
                 raise ValueError(f"indices: {wrong} was never given out; ids so far are 0 to {added - 1}")
-            updated = self.sampler.update(ids, self.sampler.priorities(errors))
+            priorities = self.sampler.priorities(errors)
+            members = self.view.members(rows, ids) if rows is not None else None
+            if members is None:
+                updated = self.sampler.update(ids, priorities)
+            else:
+                updated = min(self.sampler.update(members[0], priorities[members[1]]), live)
             report = PriorityReport(updated, len(ids) - live)
             self._updated += report.updated
             self._stale += report.stale

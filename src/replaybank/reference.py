@@ -12,21 +12,33 @@ from numpy.typing import NDArray
 
 from replaybank.kernels import MAX, SUM
 from replaybank.rows import (
+    AHEAD,
     BOTH_STACKS,
+    CHAIN,
     DISCOUNT,
+    DISCOUNTS,
     FIRST,
+    IS_FIRST,
     LAST,
     LINKS,
+    MASK,
     NEXT_OBS,
     NEXT_STACK,
     NONE,
     PLACE_ROW,
     STACK_LINKS,
+    START,
+    STEPS,
+    VALID,
 )
 
-# rows, tails, older, free_tails, free_older, newest, cursor, geometry: what rows.py holds
+# rows, tails, older, free_tails, free_older, onward, newest, cursor, geometry: what rows.py holds
 Store = tuple[NDArray[Any], ...]
 Tree = tuple[NDArray[np.float64], NDArray[np.int64]]  # nodes, levels: what sum_tree.py holds
+Order = tuple[NDArray[Any], ...]  # leaves, branches, state, priorities by slot: what order.py holds
+Deck = tuple[
+    NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]
+]  # cards, places, counts: what sample_once.py holds
 FAMILY = 8
 
 
@@ -43,7 +55,7 @@ def append(
     The twin takes values that are arrays of the leaves' own dtypes only; the kernel also takes plain scalars, and gives
     -1 for anything else.
     """
-    rows, tails, older, free, free_older, newest, cursor, geometry = store
+    rows, tails, older, free, free_older, onward, newest, cursor, geometry = store
     capacity, frames, zero = int(geometry[0]), int(geometry[9]), bool(geometry[10])
     records, pool = _bytes(rows), _bytes(tails)
     n = 1 if lead < 0 else lead
@@ -69,9 +81,10 @@ def append(
             _give_back(free, cursor[2:], rows[tail_link][slot])
             for link in STACK_LINKS if frames > 1 else ():
                 _give_back(free_older, cursor[4:], rows[link][slot])
-        before, oldest = int(newest[owner]), max(start, id_ + 1 - capacity)
+        closed, oldest = newest[owner] < -1, max(0, start, id_ + 1 - capacity)
+        before = int(-2 - newest[owner] if closed else newest[owner])
         previous = before % capacity
-        goes_on = before >= oldest and not _ended(rows[previous])
+        goes_on = before >= oldest and not closed and not _ended(rows[previous])
         if goes_on:
             after = _next_stack(store, before, _stack(store, before, frames, zero, oldest))
             goes_on = after is not None and all(
@@ -86,7 +99,10 @@ def append(
                 aside = int(rows[STACK_LINKS[1]][previous])
                 rows[STACK_LINKS[1]][previous] = NONE
         else:
+            if before >= oldest:
+                onward[rows[tail_link][previous]] = id_ - before
             tail = _take(free, cursor[2:])
+            onward[tail] = 0
             if not all((item[i, :-1] == (0 if zero else item[i, -1])).all() for _, item in obs):
                 aside = put_aside(obs, i)
         rows[previous_link][slot] = id_ - before if goes_on else 0
@@ -189,6 +205,72 @@ def walk(
         lengths += path[:, k] != here
 
 
+def follow(
+    store: Store,
+    ids: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    forward: bool,
+    to: NDArray[np.int64],
+    taken: NDArray[np.int64],
+) -> None:
+    """One link after the other, until the steps are taken or there is no further row."""
+    to[:], taken[:] = ids, 0
+    path, lengths = np.empty((len(ids), 2), np.int64), np.empty(len(ids), np.int64)
+    while True:
+        walk(store, to, 1, forward, path, lengths)
+        moves = (lengths == 2) & (taken < steps)
+        if not moves.any():
+            return
+        to[moves] = path[moves, 1]
+        taken[moves] += 1
+
+
+def sequences(
+    store: Store,
+    starts: NDArray[np.int64],
+    length: int,
+    burn_in: int,
+    across: bool,
+    gamma: float,
+    plan: NDArray[np.int64],
+    out: NDArray[Any],
+) -> None:
+    """Sequence by sequence: the slots of its steps, the records of their next observations, then column by column."""
+    rows, tails, _, _, _, onward, _, _, geometry = store
+    capacity, obs_nbytes = int(geometry[0]), int(geometry[8])
+    records, pool = _bytes(rows), _bytes(tails)
+    target = out.reshape(1).view(np.uint8).reshape(-1)
+    target[:] = 0
+    for i, start in enumerate(starts.tolist()):
+        slots: list[int] = []
+        ahead: list[NDArray[np.uint8]] = []
+        id_, distance = start, 1
+        while distance and len(slots) < length:
+            slot = id_ % capacity
+            slots.append(slot)
+            distance, tail = int(rows[LINKS[0]][slot]), rows[LINKS[2]][slot]
+            ahead.append(records[(id_ + distance) % capacity, :obs_nbytes] if distance else pool[tail])
+            if not distance and across:
+                distance = int(onward[tail])
+            id_ += distance
+        count = len(slots)
+        steps, first = np.arange(count), rows[LINKS[3]][slots] == 0
+        discounts = np.where(rows["terminated"][slots], np.float32(0), np.float32(gamma)).astype(np.float32)
+        for part, at, nbytes, to in plan.tolist():
+            items = {
+                STEPS: records[slots, at : at + nbytes],
+                CHAIN: np.stack([*records[slots, :obs_nbytes], ahead[-1]])[:, at : at + nbytes],
+                AHEAD: np.stack(ahead)[:, at : at + nbytes],
+                START: records[slots[:1], at : at + nbytes],
+                VALID: np.ones(count, bool),
+                IS_FIRST: first,
+                MASK: steps >= burn_in,
+                DISCOUNTS: discounts,
+            }[part]
+            line = to + i * {CHAIN: length + 1, START: 1}.get(part, length) * nbytes
+            target[line : line + len(items) * nbytes] = items.ravel().view(np.uint8)
+
+
 def returns(
     store: Store,
     path: NDArray[np.int64],
@@ -274,6 +356,59 @@ def tree_find(
     uniforms[:] = targets
 
 
+def order_add(order: Order, oldest: int, added: int, values: NDArray[np.float64]) -> None:
+    """The twins of `order_…` keep no order: they write priorities down, and sort all of them when they are asked."""
+    by_slot = order[3]
+    by_slot[np.arange(added, added + len(values)) % len(by_slot)] = values
+
+
+def order_update(order: Order, oldest: int, added: int, ids: NDArray[np.int64], values: NDArray[np.float64]) -> int:
+    """Sets the priorities of live ids, the last one of a repeated id winning."""
+    live = (ids >= oldest) & (ids < added)
+    for id_, value in zip(ids[live], values[live], strict=True):
+        order[3][id_ % len(order[3])] = value
+    return int(live.sum())
+
+
+def order_find(order: Order, oldest: int, added: int, ranks: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+    """The largest priority first, and of equal ones the newest id."""
+    live = np.arange(oldest, added)
+    ids[:] = live[np.lexsort((-live, -order[3][live % len(order[3])]))][ranks]
+
+
+def order_ranks(order: Order, oldest: int, added: int, ids: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
+    """How many live ids have a larger priority, or the same one and are newer."""
+    live = np.arange(oldest, added)
+    of = order[3][live % len(order[3])]
+    for i, id_ in enumerate(ids):
+        priority = order[3][id_ % len(order[3])]
+        ranks[i] = ((of > priority) | ((of == priority) & (live > id_))).sum()
+
+
+def deck_add(deck: Deck, first_id: int, n: int) -> None:
+    """Each slot is put at the end where it is new, and then in front of those that have been dealt."""
+    cards, places, counts = deck
+    for id_ in range(first_id, first_id + n):
+        slot = id_ % len(cards)
+        if counts[1] < len(cards):
+            cards[counts[1]] = slot
+            places[slot] = counts[1]
+            counts[1] += 1
+        if places[slot] >= counts[0]:
+            _swap(deck, int(places[slot]), int(counts[0]))
+            counts[0] += 1
+
+
+def deck_deal(deck: Deck, kept: int, uniforms: NDArray[np.float64], slots: NDArray[np.int64]) -> None:
+    """Any of the waiting ones but the first `kept`, which changes places with the last of them."""
+    cards, _, counts = deck
+    for i, uniform in enumerate(uniforms):
+        last = int(counts[0]) - 1
+        _swap(deck, kept + int(uniform * (last + 1 - kept)), last)
+        slots[i] = cards[last]
+        counts[0] = last
+
+
 def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[np.int64]) -> None:
     """Uniform numbers in [0, 1) to ids in [oldest, oldest + size)."""
     ids[:] = oldest + (uniforms * size).astype(np.int64)
@@ -303,7 +438,7 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _oldest(store: Store) -> int:
-    return max(int(store[6][1]), int(store[6][0]) - int(store[7][0]))
+    return max(int(store[7][1]), int(store[7][0]) - int(store[8][0]))
 
 
 def _take(free: NDArray[np.uint32], counts: NDArray[np.int64]) -> int:
@@ -354,6 +489,12 @@ def _next_stack(store: Store, id_: int, stack: NDArray[np.uint8] | None) -> NDAr
     if aside != NONE:
         return np.concatenate([_bytes(older[aside]), own])
     return None if stack is None else np.concatenate([stack[1:], own])
+
+
+def _swap(deck: Deck, a: int, b: int) -> None:
+    cards, places, _ = deck
+    cards[[a, b]] = cards[[b, a]]
+    places[cards[[a, b]]] = a, b
 
 
 def _ended(row: Any) -> bool:

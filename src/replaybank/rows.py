@@ -21,6 +21,8 @@ PLACE_ROW, PLACE_NEXT_OBS = 0, 1
 FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
 # Where a copy of `read_stacks` comes from (native/stacks.hpp, Stack).
 STACK, NEXT_STACK, BOTH_STACKS = 0, 1, 2
+# What a column of `sequences` holds (native/sequences.hpp, Part).
+STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
 
 
 class Rows:
@@ -37,6 +39,8 @@ class Rows:
     `stack`: observations are stacks of frames, of which rows and tails hold the newest. The older frames are those of
     the rows before; where they are not (and no padding either), `older` holds them, for the row's observation or its
     next one.
+
+    Where a segment ended and its stream went on, the tail of its last row knows the distance to the stream's next row.
     """
 
     def __init__(self, schema: Schema, capacity: int, streams: int, stack: Stacking | None = None) -> None:
@@ -55,7 +59,8 @@ class Rows:
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
         self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
         self._free = np.empty(capacity, np.uint32)
-        self._newest = np.full(streams, -1, np.int64)
+        self._onward = np.empty(capacity, np.uint32)  # by tail: the distance to the stream's next row, 0 for none
+        self._newest = np.full(streams, -1, np.int64)  # -1: none; -2 - id: that one, and then a segment begins
         self._cursor = np.zeros(6, np.int64)  # added, start, tails used and free, older used and free
         self._plan = _append_plan(schema, self.dtype, stack)
         offsets = [_offset(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
@@ -70,7 +75,7 @@ class Rows:
 
     def _gather_store(self) -> None:
         """What the kernels work on (native/module.cpp, as_store)."""
-        pools = (self.data, self.tails, self.older, self._free, self._free_older)
+        pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
         self._store = (*pools, self._newest, self._cursor, self._geometry)
 
     def _keep_aside(self, most: int) -> None:
@@ -113,7 +118,7 @@ class Rows:
         """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
         rows: int = min(self.added, self.capacity) * self.dtype.itemsize
         frame: int = self.dtype["obs"].itemsize
-        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize)
+        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
         older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
         return rows + tails + older + self._newest.nbytes
 
@@ -197,6 +202,37 @@ class Rows:
         kernels.walk(self._store, ids, steps, forward, path, lengths)
         return path, lengths
 
+    def steps_before(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How many steps the segment of each live id ([n]) took before it, whether those are still here or not."""
+        return self.data["link_step"][ids % self.capacity].astype(np.int64)
+
+    def follow(
+        self, ids: NDArray[np.int64], steps: NDArray[np.int64], forward: bool = True
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The id up to `steps` ([n]) on along the segment of each id ([n]), and how many steps that took."""
+        to, taken = np.empty(len(ids), np.int64), np.empty(len(ids), np.int64)
+        kernels.follow(self._store, ids, steps, forward, to, taken)
+        return to, taken
+
+    def sequences(
+        self,
+        starts: NDArray[np.int64],
+        length: int,
+        burn_in: int,
+        across: bool,
+        gamma: float,
+        plan: NDArray[np.int64],
+        out: NDArray[Any],
+    ) -> None:
+        """Copies the `length` steps from each of `starts` (ids [n]) on into `out`, as `plan` says; zeros where is none.
+
+        A plan has a row for each column: part, offset in the record, bytes of one step, offset in out. Parts: STEPS (a
+        stored field), CHAIN (observations and the one after the last step, length + 1), AHEAD (next observations),
+        START (of the first step only), VALID, IS_FIRST (of a segment), MASK (valid, from step `burn_in` on), DISCOUNTS
+        (gamma, 0 after termination). `across`: where a segment ends, the stream's next one follows.
+        """
+        kernels.sequences(self._store, starts, length, burn_in, across, gamma, plan, out)
+
     def returns(
         self, leaf: Leaf, path: NDArray[np.int64], lengths: NDArray[np.int64], gamma: float
     ) -> NDArray[np.float64]:
@@ -207,7 +243,8 @@ class Rows:
 
     def end(self, streams: NDArray[np.int64]) -> None:
         """What these streams add next begins a new segment."""
-        self._newest[streams] = -1
+        newest = self._newest[streams]
+        self._newest[streams] = np.where(newest < 0, newest, -2 - newest)
 
     def segments(self) -> list[NDArray[np.int64]]:
         """The live ids of each segment, in the order of their first ones."""
@@ -237,6 +274,7 @@ class Rows:
             "data": self.data[:size],
             "tails": self.tails[: self._cursor[2]],
             "free": self._free[: self._cursor[3]],
+            "onward": self._onward[: self._cursor[2]],
             "older": self.older[: self._cursor[4]],
             "free_older": self._free_older[: self._cursor[5]],
             "newest": self._newest,
@@ -246,7 +284,8 @@ class Rows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
         self.older, self._free_older = state["older"], np.empty(len(state["older"]), np.uint32)
-        targets = {"data": self.data, "tails": self.tails, "free": self._free, "free_older": self._free_older}
+        targets = {"data": self.data, "tails": self.tails, "free": self._free, "onward": self._onward}
+        targets["free_older"] = self._free_older
         for name, target in targets.items():
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
@@ -274,6 +313,11 @@ class Rows:
         held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
         assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"
         assert used <= self.capacity
+        onward = np.where(has_tail, self._onward[np.where(has_tail, tail, 0)], 0)
+        reached = (ids + onward)[onward > 0]
+        assert (reached < added).all(), "a stream goes on beyond the newest row"
+        assert (step[reached - oldest] == 0).all(), "a stream goes on in the middle of a segment"
+        assert len(np.unique(reached)) == len(reached), "two segments go on in the same one"
         if self.stack is not None:
             used, free_count = self._cursor[4:].tolist()
             aside = np.concatenate([rows[link] for link in STACK_LINKS]).astype(np.int64)
@@ -281,8 +325,11 @@ class Rows:
             held = np.concatenate([aside[aside != NONE], self._free_older[:free_count].astype(np.int64)])
             assert len(np.unique(held)) == len(held) == used, "frames put aside are lost or held twice"
         assert (self._newest < added).all()
-        for newest in self._newest[self._newest >= oldest]:
-            assert following[newest - oldest] == 0, "the newest row of a stream has a next one"
+        latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
+        for newest in latest[latest >= oldest]:
+            assert following[newest - oldest] == onward[newest - oldest] == 0, (
+                "the newest row of a stream has a next one"
+            )
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,9 @@ class SamplerContract:
             sampler.added(added, batch)
             added += batch
             size = min(added, CAPACITY)
-            if n > size and getattr(sampler, "replace", True) is False:
+            if n > size and sampler.distinct:
+                with pytest.raises(ValueError, match=f"at most {size} .*asked for {n}"):
+                    sampler.draw(n, rng)
                 continue
             ids, probabilities = sampler.draw(n, rng)
             assert ids.dtype == np.int64
@@ -65,6 +68,40 @@ class SamplerContract:
             assert (probabilities > 0).all()
             assert (probabilities <= 1).all()
             sampler.check_valid()
+
+    def test_a_batch_holds_no_id_twice_where_the_sampler_says_so(self) -> None:
+        sampler = self.attached()
+        rng = np.random.default_rng(2)
+        repeated = False
+        for _ in range(30):
+            ids, _ = sampler.draw(CAPACITY - 5, rng)
+            repeated |= len(np.unique(ids)) < len(ids)
+        assert repeated is not sampler.distinct
+
+    def shares(self, sampler: Sampler, ids: np.ndarray, n: int) -> np.ndarray:
+        """The probabilities that a batch of `n` should report for these ids, asked before it is drawn."""
+        return sampler.probability_of(ids)
+
+    @pytest.mark.parametrize("n", [1, 2, 9, 31])
+    def test_a_draw_reports_the_probability_that_was_asked_for_before_it(self, n: int) -> None:
+        sampler = self.attached()
+        every = np.arange(self.added_so_far - CAPACITY, self.added_so_far)
+        for seed in range(10):
+            expected = self.shares(sampler, every, n)
+            ids, probabilities = sampler.draw(n, np.random.default_rng(seed))
+            np.testing.assert_allclose(probabilities, expected[ids - every[0]], rtol=1e-14)
+            sampler.weights(probabilities)
+
+    @pytest.mark.parametrize("calls", [1, 3, 60])
+    def test_the_probabilities_of_all_live_ids_sum_to_one(self, calls: int) -> None:
+        sampler = self.attached(calls)
+        every = np.arange(max(0, self.added_so_far - CAPACITY), self.added_so_far)
+        found = sampler.probability_of(every)
+        assert found.dtype == np.float64
+        assert found.shape == every.shape
+        assert (found >= 0).all()
+        assert abs(found.sum() - 1) < 1e-12
+        assert np.array_equal(sampler.probability_of(every[::-1].copy()), found[::-1])
 
     def test_after_clear_only_what_came_since_is_drawn(self) -> None:
         sampler = self.attached()
@@ -158,6 +195,35 @@ class SamplerContract:
             assert probabilities.tobytes() == twin_probabilities.tobytes()
             assert first.weights(probabilities).tobytes() == twin.weights(twin_probabilities).tobytes()
         np.testing.assert_equal(first.state(), twin.state())
+
+    @pytest.mark.parametrize("calls", [0, 3, 60])
+    @pytest.mark.parametrize(
+        "again", [lambda it: pickle.loads(pickle.dumps(it)), copy.deepcopy], ids=["pickle", "copy"]
+    )
+    def test_a_copy_goes_on_as_the_first_one_would_and_shares_nothing(self, calls: int, again: Any) -> None:
+        first = self.attached(calls)
+        added = self.added_so_far
+        twin = again(first)
+        twin.check_valid()
+        before = twin.state()
+        assert first.nbytes == twin.nbytes
+        drawn = []
+        for sampler in (first, twin):
+            np.testing.assert_equal(sampler.state(), before)
+            rng, mine, end = np.random.default_rng(8), [], added
+            for n in (1, 12, 50, 3):
+                sampler.added(end, n)
+                end += n
+                sampler.update(np.arange(end - n, end), sampler.priorities(np.arange(float(n)) - 3))
+                mine.append([part.tobytes() for part in sampler.draw(1, rng)])
+                mine.append(sampler.weights(np.array([0.5])).tobytes())
+                sampler.check_valid()
+            drawn.append(mine)
+        assert drawn[0] == drawn[1]
+
+    def test_a_copy_of_one_that_has_no_buffer_yet_can_be_given_one(self) -> None:
+        sampler = pickle.loads(pickle.dumps(self.make()))
+        rb.ReplayBuffer(10, sampler=sampler).add(*step(0))
 
     def test_a_state_is_a_copy(self) -> None:
         sampler = self.attached()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -203,3 +205,23 @@ def test_lanes_that_the_processor_lacks_are_refused() -> None:
     for lanes in (0, 2, 3, 16):
         with pytest.raises(ValueError, match="lanes"):
             find(tree, np.zeros(3), 0, 10, lanes)
+
+
+@pytest.mark.parametrize("combine", FOLLOWS)
+@pytest.mark.parametrize("capacity", CAPACITIES)
+def test_a_pickled_tree_has_the_same_nodes_at_the_start_of_a_cache_line(combine: int, capacity: int) -> None:
+    tree = Tree(capacity, combine)
+    for used in (0, capacity // 3, capacity):
+        tree.fill(0, used, 0.1)
+        for twin in (pickle.loads(pickle.dumps(tree)), copy.deepcopy(tree)):
+            assert twin.nodes.tobytes() == tree.nodes.tobytes()
+            assert twin.nodes.ctypes.data % 64 == 0
+            twin.fill(0, capacity, 3.0)
+            check_exact(twin)
+        assert (tree.leaves[:used] == 0.1).all()
+
+
+def test_a_pickled_tree_holds_what_is_used_only() -> None:
+    tree = Tree(1_000_000)
+    tree.fill(0, 100, 1.0)
+    assert len(pickle.dumps(tree)) < 2000

@@ -205,6 +205,17 @@ def test_a_new_axis_last_for_single_frames():
         assert batch.obs[2].reshape(-1, 3)[-1].tolist() == [2, 3, 4]
 
 
+def test_a_stack_of_one_frame_is_the_frame():
+    for adds, shape in (("stacks", (1, 2)), ("frames", (2,))):
+        buffer = rb.ReplayBuffer(5, view=rb.FrameStack(1, adds=adds))
+        for t in range(20):
+            buffer.add(np.full(shape, t), 0, 0.0, np.full(shape, t + 1), False, t % 7 == 0)
+        buffer.check_valid()
+        batch = buffer.read([15, 19])
+        assert batch.obs.tolist() == [[[15, 15]], [[19, 19]]]
+        assert batch.next_obs.tolist() == [[[16, 16]], [[20, 20]]]
+
+
 def test_nested_observations_are_stacked_leaf_by_leaf():
     rng = np.random.default_rng(0)
 

@@ -35,6 +35,10 @@ class Window:
         """All ids have left."""
         self.start = self.oldest = self.added
 
+    def ids(self) -> Ids:
+        """All live ids, oldest first."""
+        return np.arange(self.oldest, self.added)
+
     def state(self) -> dict[str, Any]:
         """What `restore` needs."""
         return {"added": self.added, "start": self.start}
@@ -67,8 +71,17 @@ class Sampler(Protocol):
         """`n` live ids (int64 [n]) and the probability with which each was drawn (float64 [n])."""
         ...
 
+    def probability_of(self, ids: Ids) -> Floats:
+        """The probability (float64 [n]) with which one draw now gives each of these live ids; it may be 0."""
+        ...
+
+    @property
+    def distinct(self) -> bool:
+        """Whether one `draw` never gives an id twice; asking it for more ids than there are is then a ValueError."""
+        ...
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        """Importance weights (float32 [n]) for what one call of `sample` drew. Called once a `sample`."""
+        """Importance weights (float32 [n]) for what one call of `sample` drew. Called once a `sample`, at its end."""
         ...
 
     def priorities(self, td_error: Floats) -> Floats:
@@ -80,7 +93,7 @@ class Sampler(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next draws depend on but the generator: NumPy arrays and numbers, copied."""
+        """Everything that the next draws depend on but the generator: arrays, numbers, and dicts of them, copied."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -97,13 +110,43 @@ class Sampler(Protocol):
         ...
 
 
-def magnitudes(td_error: Floats, epsilon: float) -> Floats:
-    """|td_error| + epsilon; raises ValueError where one is not finite."""
+def magnitudes(td_error: Floats, epsilon: float = 0.0) -> tuple[Floats, float]:
+    """|td_error| + epsilon, and the largest of them (0 of none); raises ValueError where one is not finite."""
     found = np.empty(len(td_error))
-    if not math.isfinite(kernels.magnitudes(td_error, epsilon, found)):
+    largest = kernels.magnitudes(td_error, epsilon, found)
+    if not math.isfinite(largest):
         wrong = int(np.flatnonzero(~np.isfinite(found))[0])
         raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
-    return found
+    return found, largest
+
+
+def ones(n: int) -> NDArray[np.float32]:
+    """The weights of samplers that correct for nothing (float32 [n])."""
+    weights = np.empty(n, np.float32)
+    weights.fill(1.0)
+    return weights
+
+
+def spread(n: int, rng: np.random.Generator, oldest: int, size: int) -> tuple[Ids, Floats]:
+    """`n` independent draws of the ids oldest … oldest + size - 1, all with the same probability."""
+    ids, probabilities = np.empty(n, np.int64), np.empty(n)
+    kernels.spread(rng.random(n), oldest, size, ids)
+    probabilities.fill(1.0 / size)
+    return ids, probabilities
+
+
+def not_negative(owner: str, name: str, value: Any) -> float:
+    """`value` if it is a finite number >= 0, else ValueError."""
+    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
+        raise ValueError(f"{owner}: {name} must be a finite number >= 0, given {value!r}")
+    return float(value)
+
+
+def whole_number(owner: str, name: str, value: Any) -> int:
+    """`value` if it is an integer >= 1, else ValueError."""
+    if not (isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1):
+        raise ValueError(f"{owner}: {name} must be an integer of at least 1, given {value!r}")
+    return int(value)
 
 
 def attached_once(window: Window | None, capacity: int) -> Window:

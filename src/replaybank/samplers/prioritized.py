@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes
-from replaybank.samplers.schedule import Schedule
+from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes, not_negative
+from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.schedule import Schedule, value_at
 from replaybank.samplers.sum_tree import Tree
 
-WeightNorm = Literal["batch", "buffer"] | None
+EPSILON = 1e-6
 # Where priority ** alpha is above this (its logarithm), the sum over a buffer could overflow.
 LARGEST_LOG_MASS = math.log(1e290)
 
@@ -21,7 +22,10 @@ LARGEST_LOG_MASS = math.log(1e290)
 class Prioritized:
     """Proportional prioritization (Schaul et al. 2016, eq. 1): P(i) = p_i^alpha / sum_k p_k^alpha.
 
-    The priority p is |TD error| + epsilon.
+    The priority p is |TD error| + epsilon, with epsilon 1e-6. With `min_priority` it is max(|TD error| + epsilon,
+    min_priority), and epsilon is 0 if it is not given. Loss-adjusted prioritization (LAP: Fujimoto et al. 2020) is
+    min_priority=1 with alpha=0.4, beta=0 (no importance weights: they are 1) and a Huber loss that is quadratic up to
+    min_priority: errors below it are drawn uniformly, and those above have gradients of one size.
 
     Draws are stratified: a batch of n takes one transition from each of n equal ranges of the total. New transitions
     get the largest priority now in the buffer (1.0 where it holds none above 0), so each is likely to be seen soon; not
@@ -33,22 +37,25 @@ class Prioritized:
     "buffer" by the largest that any transition in the buffer would have, None leaves them. `beta` is a number or a
     schedule over calls of `sample`, such as `linear(0.4, 1.0, steps)`.
 
-    Raises ValueError where alpha, beta or epsilon is negative or not finite, or weight_norm is none of the three.
+    Raises ValueError where alpha, beta, epsilon or min_priority is negative or not finite, or weight_norm is none of
+    the three.
     """
 
     def __init__(
         self,
         alpha: float = 0.6,
         beta: float | Schedule = 0.4,
-        epsilon: float = 1e-6,
+        epsilon: float | None = None,
         weight_norm: WeightNorm = "batch",
+        min_priority: float | None = None,
     ) -> None:
-        if weight_norm not in ("batch", "buffer", None):
-            raise ValueError(f'Prioritized: weight_norm must be "batch", "buffer" or None, given {weight_norm!r}')
-        self._alpha = _not_negative("alpha", alpha)
+        self._alpha = not_negative("Prioritized", "alpha", alpha)
         self.beta = beta
+        if epsilon is None:
+            epsilon = EPSILON if min_priority is None else 0.0
         self.epsilon = epsilon
-        self._weight_norm: WeightNorm = weight_norm
+        self.min_priority = 0.0 if min_priority is None else min_priority
+        self._weight_norm = checked_norm("Prioritized", weight_norm)
         self._window: Window | None = None
         self._samples = 0
         self._newcomer = (0.0, 0.0)  # a priority, and its mass: what the last newcomers got
@@ -73,11 +80,11 @@ class Prioritized:
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        alpha = _not_negative("alpha", alpha)
+        alpha = not_negative("Prioritized", "alpha", alpha)
         if self._window is not None:
             _require_summable("alpha", self._raw.root, alpha)
             masses = _power(self._raw.leaves, alpha)
-            live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
+            live = self.window.ids() % self.window.capacity
             for tree in self._trees()[1:]:
                 tree.leaves[:] = 0.0
                 tree.leaves[live] = masses[live]
@@ -92,7 +99,7 @@ class Prioritized:
 
     @beta.setter
     def beta(self, beta: float | Schedule) -> None:
-        self._beta = beta if callable(beta) else _not_negative("beta", beta)
+        self._beta = checked_beta("Prioritized", beta)
 
     @property
     def epsilon(self) -> float:
@@ -101,7 +108,16 @@ class Prioritized:
 
     @epsilon.setter
     def epsilon(self, epsilon: float) -> None:
-        self._epsilon = _not_negative("epsilon", epsilon)
+        self._epsilon = not_negative("Prioritized", "epsilon", epsilon)
+
+    @property
+    def min_priority(self) -> float:
+        """The smallest priority that a TD error can stand for."""
+        return self._min_priority
+
+    @min_priority.setter
+    def min_priority(self, min_priority: float) -> None:
+        self._min_priority = not_negative("Prioritized", "min_priority", min_priority)
 
     @property
     def weight_norm(self) -> WeightNorm:
@@ -132,19 +148,24 @@ class Prioritized:
         window = self.window
         return self._masses.find(rng.random(n), window.oldest, window.added)
 
+    def probability_of(self, ids: Ids) -> Floats:
+        masses, root = self._masses.leaves[ids % self.window.capacity], self._masses.root
+        return masses / root if root > 0.0 else masses
+
+    @property
+    def distinct(self) -> bool:
+        return False
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = self._beta(self._samples) if callable(self._beta) else self._beta
+        beta = value_at(self._beta, self._samples)
         self._samples += 1
-        if self._smallest is not None:
-            scale = self._smallest.root / self._masses.root
-        else:
-            scale = math.nan if self._weight_norm == "batch" else 1.0 / len(self.window)
-        weights = np.empty(len(probabilities), np.float32)
-        kernels.importance_weights(probabilities, scale, beta, weights)
-        return weights
+        smallest = 0.0 if self._smallest is None else self._smallest.root / self._masses.root
+        return importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
 
     def priorities(self, td_error: Floats) -> Floats:
-        return magnitudes(td_error, self._epsilon)
+        priorities, largest = magnitudes(td_error, self._epsilon)
+        _require_summable("td_error", max(largest, self._min_priority), self._alpha)
+        return np.maximum(priorities, self._min_priority, out=priorities) if self._min_priority else priorities
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays.
@@ -166,16 +187,14 @@ class Prioritized:
         return self._raw.leaves[ids % self.window.capacity]
 
     def state(self) -> dict[str, Any]:
-        live = np.arange(self.window.oldest, self.window.added)
-        priorities = self.priority_of(live)
+        priorities = self.priority_of(self.window.ids())
         return {**self.window.state(), "samples": self._samples, "alpha": self._alpha, "priorities": priorities}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.cleared()
         self.window.restore(state)
         self._samples = int(state["samples"])
-        live = np.arange(self.window.oldest, self.window.added) % self.window.capacity
-        self._raw.leaves[live] = state["priorities"]
+        self._raw.leaves[self.window.ids() % self.window.capacity] = state["priorities"]
         self._raw.build()
         self.alpha = float(state["alpha"])
 
@@ -187,7 +206,7 @@ class Prioritized:
         window = self.window
         for tree in self._trees():
             tree.check_valid()
-        live = np.arange(window.oldest, window.added) % window.capacity
+        live = window.ids() % window.capacity
         empty = np.ones(window.capacity, bool)
         empty[live] = False
         assert (self._raw.leaves[empty] == 0).all(), "a slot that holds nothing has a priority"
@@ -211,9 +230,3 @@ def _power(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 def _require_summable(name: str, largest: float, alpha: float) -> None:
     if largest > 0 and alpha * math.log(largest) > LARGEST_LOG_MASS:
         raise ValueError(f"{name}: a priority of {largest:g} to the power of alpha {alpha:g} is too large to sum")
-
-
-def _not_negative(name: str, value: float) -> float:
-    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
-        raise ValueError(f"Prioritized: {name} must be a finite number >= 0, given {value!r}")
-    return float(value)

@@ -28,3 +28,8 @@ class linear:
     def __call__(self, position: int) -> float:
         done = min(max(position, 0) / self.steps, 1.0)
         return self.start + (self.end - self.start) * done if done < 1.0 else self.end
+
+
+def value_at(value: float | Schedule, position: int) -> float:
+    """The value at a position: a number is the same at all of them."""
+    return value(position) if callable(value) else value

@@ -31,18 +31,18 @@ class Tree:
             widths.append(_whole_families(nodes))
             nodes = widths[-1] // FAMILY
         self._levels = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
-        total = int(self._levels[-1])
-        memory = np.zeros(total + LINE // 8)
-        skip = -memory.ctypes.data % LINE // 8
-        self.nodes: NDArray[np.float64] = memory[skip : skip + total]
+        self.nodes: NDArray[np.float64] = aligned_zeros(int(self._levels[-1]), np.dtype(np.float64))
         self._tree = (self.nodes, self._levels)
         self._root = int(self._levels[-2])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Tree, (self.capacity, self.combine), self.nodes
+    def __getstate__(self) -> tuple[int, int, NDArray[np.float64]]:
+        used = np.flatnonzero(self.leaves)
+        return self.capacity, self.combine, self.leaves[: used[-1] + 1 if used.size else 0].copy()
 
-    def __setstate__(self, nodes: NDArray[np.float64]) -> None:
-        self.nodes[:] = nodes  # into memory that starts a cache line, which that of a pickle need not
+    def __setstate__(self, state: tuple[int, int, NDArray[np.float64]]) -> None:
+        capacity, combine, leaves = state
+        Tree.__init__(self, capacity, combine)  # nodes must start a cache line again
+        self.update(np.arange(len(leaves)), leaves, 0, len(leaves))
 
     @property
     def root(self) -> float:
@@ -98,6 +98,13 @@ class Tree:
             here = self.nodes[starts[level] : starts[level] + below.shape[1]]
             assert np.array_equal(of(below), here), f"level {level} does not follow from the one below"
         assert (self.nodes >= 0).all()
+
+
+def aligned_zeros(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros [n] that start a cache line; memory is touched only as it is used."""
+    memory = np.zeros(n * dtype.itemsize + LINE, np.uint8)
+    skip = -memory.ctypes.data % LINE
+    return memory[skip : skip + n * dtype.itemsize].view(dtype)
 
 
 def _whole_families(n: int) -> int:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes
+from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes, ones, spread
 
 
 class Uniform:
@@ -42,23 +41,23 @@ class Uniform:
         window = self.window
         size = window.added - window.oldest
         if self.replace:
-            ids = np.empty(n, np.int64)
-            kernels.spread(rng.random(n), window.oldest, size, ids)
-        elif n <= size:
-            ids = rng.choice(size, n, replace=False) + window.oldest
-        else:
+            return spread(n, rng, window.oldest, size)
+        if n > size:
             raise ValueError(f"sample: expected at most {size} transitions without replacement, asked for {n}")
-        probabilities = np.empty(n)
-        probabilities.fill(1.0 / size)
-        return ids, probabilities
+        return rng.choice(size, n, replace=False) + window.oldest, np.full(n, 1.0 / size)
+
+    def probability_of(self, ids: Ids) -> Floats:
+        return np.full(len(ids), 1.0 / len(self.window))
+
+    @property
+    def distinct(self) -> bool:
+        return not self.replace
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        weights = np.empty(len(probabilities), np.float32)
-        weights.fill(1.0)
-        return weights
+        return ones(len(probabilities))
 
     def priorities(self, td_error: Floats) -> Floats:
-        return magnitudes(td_error, 0.0)
+        return magnitudes(td_error)[0]
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0

@@ -33,3 +33,11 @@ class View(Protocol):
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         """Which ids mean something now (bool [n]); None where all do. The buffer draws others for the rest."""
         ...
+
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """All live ids that mean the same as some of `ids` (given out once, int64 [n]), which share their priorities.
+
+        Gives them (int64 [m]) and for each the place in `ids` ([m], rising) of the one it shares with; None where each
+        id stands for itself. What has left has no members.
+        """
+        ...

@@ -60,7 +60,8 @@ class FrameStack:
         self._gather: Gather | None = None
 
     def stack(self, schema: Schema) -> Stacking | None:
-        return None if self._stacking.new_axis else self._stacking
+        whole = self._stacking.new_axis or self._stacking.frames == 1
+        return None if whole else self._stacking
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         gather = self._gather = gather_for(rows, self._gather, self._reads(rows))
@@ -69,6 +70,9 @@ class FrameStack:
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         stacking = self._reads(rows)
         return None if stacking is None else rows.stacks_complete(ids, stacking)
+
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
 
     def _reads(self, rows: Rows) -> Stacking | None:
         """How these rows are read: by single frames, or as they keep stacks (not at all, where they were made so)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,12 +55,13 @@ class Gather:
     Fields are those of the first row of a window, but for next_obs, terminated and truncated: those are of the last.
     `stack`: observations are read as such stacks of frames. Where each window is one transition and its next_obs begins
     with what its obs ends with, both are windows of one column of frames + 1 frames.
+    `told`: further columns, which the view fills in.
     """
 
-    def __init__(self, rows: Rows, stack: Stacking | None = None) -> None:
+    def __init__(self, rows: Rows, stack: Stacking | None = None, told: Mapping[str, Node] | None = None) -> None:
         self.schema: Schema = rows.schema
         self.stack = stack
-        self._nodes = self.schema.fields | BOOKKEEPING
+        self._nodes = {**self.schema.fields, **(told or {}), **BOOKKEEPING}
         self._offsets = {leaf: rows.offset_of(leaf) for leaf in self.schema.leaves}
         self._layouts: dict[tuple[int, bool], Layout] = {}
 
@@ -98,7 +100,7 @@ class Gather:
                 stacks.append((which, self._offsets[leaf], frame.nbytes, end))
             elif source == "discount":
                 copies.append((DISCOUNT, 0, leaf.nbytes, end))
-            elif source not in BOOKKEEPING:
+            elif source in self.schema.fields:
                 copies.append((SOURCES.get(source, FIRST), self._offsets[leaf], leaf.nbytes, end))
             places.setdefault(leaf, leaf.name)
             names.append(leaf.name)

@@ -67,3 +67,6 @@ class NStep:
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         return None if rows.stack is None else rows.stacks_complete(ids, rows.stack)
+
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None

@@ -45,6 +45,9 @@ class Transition:
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
         return None if rows.stack is None else rows.stacks_complete(ids, rows.stack)
 
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
+        return None
+
 
 def discount_factor(view: str, gamma: float) -> float:
     """`gamma` if it is in [0, 1], else ValueError."""

@@ -1,0 +1,167 @@
+// Steps in a row: sequences of `length` steps of a stream, and steps far along a segment.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "rows.hpp"
+
+namespace replaybank {
+
+// What a column of a batch of sequences holds.
+enum class Part : int64_t {
+    STEPS = 0,      // a stored field of each step
+    CHAIN = 1,      // the observation of each step, and the one after the last: length + 1
+    AHEAD = 2,      // the next observation of each step
+    START = 3,      // a stored field of the first step only
+    VALID = 4,      // whether the step is there
+    IS_FIRST = 5,   // whether it is the first of its segment
+    MASK = 6,       // whether it is there and after the burn-in
+    DISCOUNTS = 7,  // gamma, or 0 where it terminated
+};
+
+struct Track {
+    Part part;
+    int64_t from;    // offset in the record
+    int64_t nbytes;  // of one step
+    char* to;        // one step every `nbytes`
+};
+
+inline int64_t items_of(Part part, int64_t length) {
+    return part == Part::CHAIN ? length + 1 : part == Part::START ? 1 : length;
+}
+
+// Walks along each sequence, and copies it column by column while the next one's rows are on their way. Where there are
+// fewer than `length` steps the rest is zeros. Ids must be live.
+class SequenceReader {
+   public:
+    SequenceReader(const Store& store, const int64_t* starts, int64_t n, int64_t length, int64_t burn_in, bool across,
+                   float gamma)
+        : store_(store), ring_(store.ring()), starts_(starts), n_(n), length_(length), burn_in_(burn_in),
+          across_(across), gamma_(gamma), pointers_(static_cast<size_t>(4 * length)) {
+        for (int64_t turn = 0; turn < 2; ++turn) {
+            rows_[turn] = pointers_.data() + 2 * turn * length;
+            ahead_[turn] = rows_[turn] + length;
+        }
+    }
+
+    void read(const Track* tracks, int64_t n_tracks) {
+        if (n_ == 0) return;
+        fetch(starts_[0]);
+        walk(0);
+        for (int64_t i = 0; i < n_; ++i) {
+            if (i + 1 < n_) walk(i + 1);
+            for (int64_t c = 0; c < n_tracks; ++c) copy(tracks[c], i);
+        }
+    }
+
+   private:
+    static constexpr int64_t SOON = 16;         // steps that rows are fetched ahead
+    static constexpr int64_t MOST_BYTES = 1024;  // of a row that are; longer ones the processor fetches by itself
+
+    void walk(int64_t i) {
+        const int64_t turn = i % 2;
+        const char **rows = rows_[turn], **ahead = ahead_[turn];
+        if (i + 1 < n_) fetch(starts_[i + 1]);
+        int64_t id = starts_[i], steps = 0;
+        // Steps are mostly as far apart as the first two, in a vector environment the number of its streams: a hint.
+        const int64_t usual = store_.link(store_.row(ring_.slot(id)), store_.next_at);
+        for (int64_t k = 1; usual && k < std::min(SOON, length_); ++k) fetch(id + k * usual);
+        while (true) {
+            if (usual && steps + SOON < length_) fetch(id + SOON * usual);
+            const char* row = store_.row(ring_.slot(id));
+            rows[steps] = row;
+            int64_t distance = store_.link(row, store_.next_at);
+            if (distance) {
+                ahead[steps] = store_.row(ring_.slot(id + distance));
+            } else {
+                const uint32_t tail = store_.link(row, store_.tail_at);
+                ahead[steps] = store_.tail(tail);
+                if (across_) distance = store_.onward[tail];
+            }
+            if (++steps == length_ || !distance) break;
+            id += distance;
+        }
+        counts_[turn] = steps;
+    }
+
+    void fetch(int64_t id) const {
+        if (!ring_.live(id)) return;
+        const char* row = store_.row(ring_.slot(id));
+        for (int64_t at = 0; at < std::min(store_.row_nbytes, MOST_BYTES); at += 64) prefetch(row + at);
+        prefetch(row + store_.row_nbytes - 1);  // where the links are
+    }
+
+    void copy(const Track& track, int64_t i) const {
+        const int64_t turn = i % 2, count = counts_[turn], items = items_of(track.part, length_);
+        const char* const* rows = rows_[turn];
+        char* to = track.to + i * items * track.nbytes;
+        const Copy fields{Source::FIRST, track.from, track.nbytes, to};
+        int64_t filled = count;
+        switch (track.part) {
+            case Part::STEPS: copy_items(rows, fields, 0, count); break;
+            case Part::AHEAD: copy_items(ahead_[turn], fields, 0, count); break;
+            case Part::START: copy_items(rows, fields, 0, filled = 1); break;
+            case Part::CHAIN:
+                copy_items(rows, fields, 0, count);
+                std::memcpy(to + count * track.nbytes, ahead_[turn][count - 1] + track.from, track.nbytes);
+                ++filled;
+                break;
+            case Part::VALID: std::memset(to, 1, count); break;
+            case Part::MASK:
+                for (int64_t t = 0; t < count; ++t) to[t] = t >= burn_in_;
+                break;
+            case Part::IS_FIRST:
+                for (int64_t t = 0; t < count; ++t) to[t] = store_.link(rows[t], store_.step_at) == 0;
+                break;
+            case Part::DISCOUNTS:
+                for (int64_t t = 0; t < count; ++t) {
+                    reinterpret_cast<float*>(to)[t] = rows[t][store_.terminated_at] ? 0.0f : gamma_;
+                }
+                break;
+        }
+        std::memset(to + filled * track.nbytes, 0, (items - filled) * track.nbytes);
+    }
+
+    const Store& store_;
+    const Ring ring_;
+    const int64_t *starts_, n_, length_, burn_in_;
+    const bool across_;
+    const float gamma_;
+    std::vector<const char*> pointers_;
+    const char **rows_[2], **ahead_[2];  // two sequences in turn: the rows of the steps, and of their next observations
+    int64_t counts_[2];
+};
+
+// Goes up to steps[i] rows along the segment of each id, forward or back, all abreast: to[i] is the id there, taken[i]
+// how many rows that was.
+inline void follow(const Store& s, const int64_t* ids, int64_t n, const int64_t* steps, bool forward, int64_t* to,
+                   int64_t* taken) {
+    const Ring ring = s.ring();
+    const int64_t at = forward ? s.next_at : s.previous_at;
+    std::vector<int64_t> going(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) {
+        going[static_cast<size_t>(i)] = i;
+        to[i] = ids[i];
+        taken[i] = 0;
+        prefetch(s.row(ring.slot(ids[i])) + at);
+    }
+    while (!going.empty()) {
+        size_t left = 0;
+        for (const int64_t i : going) {
+            if (taken[i] >= steps[i]) continue;
+            const int64_t distance = s.link(s.row(ring.slot(to[i])), at);
+            const int64_t id = forward ? to[i] + distance : to[i] - distance;
+            if (!distance || !ring.live(id)) continue;
+            to[i] = id;
+            ++taken[i];
+            prefetch(s.row(ring.slot(id)) + at);
+            going[left++] = i;
+        }
+        going.resize(left);
+    }
+}
+
+}  // namespace replaybank

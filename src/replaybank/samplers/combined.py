@@ -1,0 +1,124 @@
+"""The newest transition in every batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached_once, whole_number
+from replaybank.samplers.uniform import Uniform
+
+
+class Combined:
+    """Combined experience replay (CER: Zhang & Sutton 2017): the newest transition is in every batch.
+
+    The rest of the batch comes from `sampler` (Uniform by default), which may draw the newest, too. `newest` is how
+    many of the newest transitions are in every batch: with several streams, give their number, and each stream's last
+    step is in. They come first, the newest at the very front; a batch smaller than `newest` holds only the newest
+    ones. One that the view refuses is replaced by a draw of the sampler.
+
+    `probabilities` are expected shares of a batch of n: P(i) = ([i is one of the m newest] + (n - m) P_s(i)) / n, where
+    P_s is the sampler's; what replaces a refused one has P_s itself. `weights` are what the sampler makes of these P:
+    with Uniform 1, as in the paper; with Prioritized(beta=1, weight_norm=None) 1 / (N P), so that the weighted mean
+    over a batch is an unbiased estimate of the mean over the buffer. Priorities are the sampler's.
+
+    Raises ValueError where newest is not an integer of at least 1, TypeError where the sampler is none.
+    """
+
+    def __init__(self, sampler: Sampler | None = None, newest: int = 1) -> None:
+        self._sampler: Sampler = Uniform() if sampler is None else as_sampler("Combined", sampler)
+        self._newest = whole_number("Combined", "newest", newest)
+        self._window: Window | None = None
+        self._due = True  # whether this call of `sample` has not had its newest ones yet
+
+    def attach(self, capacity: int) -> None:
+        window = attached_once(self._window, capacity)
+        self._sampler.attach(capacity)
+        self._window = window
+
+    @property
+    def window(self) -> Window:
+        """The ids that may be drawn."""
+        if self._window is None:
+            raise ValueError("this sampler belongs to no buffer yet")
+        return self._window
+
+    @property
+    def sampler(self) -> Sampler:
+        """Where the rest of a batch comes from."""
+        return self._sampler
+
+    @property
+    def newest(self) -> int:
+        """How many of the newest transitions are in every batch."""
+        return self._newest
+
+    def added(self, first_id: int, n: int) -> None:
+        self.window.extend_to(first_id + n)
+        self._sampler.added(first_id, n)
+        self._due = True
+
+    def cleared(self) -> None:
+        self.window.clear()
+        self._sampler.cleared()
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
+        sure = self._sure(n)
+        if not sure:
+            return self._sampler.draw(n, rng)
+        newest = self.window.added - 1 - np.arange(sure)
+        if sure == n:
+            self._due = False
+            return newest, np.full(n, 1.0 / n)
+        drawn, probabilities = self._sampler.draw(n - sure, rng)
+        self._due = False
+        ids = np.concatenate([newest, drawn])
+        rest = np.concatenate([self._sampler.probability_of(newest), probabilities])
+        return ids, ((ids >= newest[-1]) + (n - sure) * rest) / n
+
+    def probability_of(self, ids: Ids) -> Floats:
+        """Of a draw of one: that is the newest, where this call of `sample` has not had it yet."""
+        return (ids == self.window.added - 1).astype(np.float64) if self._due else self._sampler.probability_of(ids)
+
+    @property
+    def distinct(self) -> bool:
+        return False
+
+    def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        self._due = True
+        return self._sampler.weights(probabilities)
+
+    def priorities(self, td_error: Floats) -> Floats:
+        return self._sampler.priorities(td_error)
+
+    def update(self, ids: Ids, priorities: Floats) -> int:
+        return self._sampler.update(ids, priorities)
+
+    def state(self) -> dict[str, Any]:
+        return {**self.window.state(), "due": self._due, "sampler": self._sampler.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.window.restore(state)
+        self._sampler.restore(state["sampler"])
+        self._due = bool(state["due"])
+
+    @property
+    def nbytes(self) -> int:
+        return self._sampler.nbytes
+
+    def check_valid(self) -> None:
+        assert 0 <= self.window.oldest <= self.window.added
+        self._sampler.check_valid()
+
+    def _sure(self, n: int) -> int:
+        """How many of a batch of n are the newest."""
+        return min(self._newest, n, len(self.window)) if self._due else 0
+
+
+def as_sampler(owner: str, sampler: Any) -> Any:
+    """`sampler` if it is one, else TypeError."""
+    if isinstance(sampler, type) or not hasattr(sampler, "draw"):
+        raise TypeError(f"{owner}: expected a sampler such as Uniform(), given {sampler!r}")
+    return sampler
