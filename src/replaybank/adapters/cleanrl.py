@@ -252,6 +252,9 @@ class _WholeWindows:
         usable = self._windows.usable(rows, ids)
         return whole if usable is None else whole & usable
 
+    def members(self, rows: Rows, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        return self._windows.members(rows, ids)
+
 
 def _device(device: torch.device | str) -> torch.device:
     """The device; the CPU where "auto" or CUDA is asked for and there is no CUDA, as in CleanRL."""
