@@ -19,7 +19,7 @@ PARTS = {
     "annealed": (lambda: rb.Prioritized(1.0, rb.linear(0.4, 1.0, 9), weight_norm="buffer"), lambda: rb.Transition()),
     "by rank": (lambda: rb.RankPrioritized(), lambda: rb.FrameStack(3, adds="frames")),
     "recent": (lambda: rb.Recent(0.9, 5, 4), lambda: rb.Sequence(4, stride=2)),
-    "combined": (lambda: rb.Combined(rb.Prioritized(), newest=2), lambda: rb.Sequence(5, burn_in=2)),
+    "combined": (lambda: rb.Combined(rb.Prioritized()), lambda: rb.Sequence(5, burn_in=2)),
     "mixed": (lambda: rb.Mixture([(0.5, rb.Uniform()), (0.5, rb.RankPrioritized())]), lambda: rb.NStep(2, 0.9)),
     "epochs": (lambda: rb.SampleOnce(), lambda: rb.FrameStack(2, adds="frames", view=rb.NStep(2, 0.9))),
 }

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from replaybank.batch import Batch
 from replaybank.buffer import ReplayBuffer
 from replaybank.samplers.base import Sampler
-from replaybank.samplers.prioritized import Prioritized, WeightNorm
+from replaybank.samplers.importance import WeightNorm
+from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.uniform import Uniform
 from replaybank.views.nstep import NStep
 
