@@ -61,11 +61,17 @@ class Stacking:
         apart = value.reshape(*lead, *frame[:-1], self.frames, frame[-1])
         return np.ascontiguousarray(np.moveaxis(apart, -2, len(lead)))
 
-    def window(self, leaf: Leaf) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """How frames `[n, frames, *frame]` become what the caller knows: an order of axes, then a shape of an item."""
+    def window(self, leaf: Leaf) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...] | None]:
+        """The shape of a frame in a column `[n, frames, *frame]`, and how that becomes what the caller knows.
+
+        That is an order of axes, then a shape of an item; None where nothing changes.
+        """
         frame = self.frame(leaf).shape
-        shape = None if self.new_axis else leaf.shape
+        if self.new_axis:
+            return frame, (0, *range(2, 2 + len(frame)), 1) if self.axis else None, None
+        width = frame[self.axis]  # of a frame, along the axis of the stack
+        rest = frame[1:] if self.axis == 0 else frame[:-1]
         if self.axis == 0:
-            return None, shape
-        rest = tuple(range(2, 2 + len(frame)))
-        return (0, *rest, 1) if self.new_axis else (0, *rest[:-1], 1, rest[-1]), shape
+            return (rest, None, None) if width == 1 else (frame, None, leaf.shape)
+        order = (0, *range(2, 2 + len(rest)), 1)
+        return (rest, order, None) if width == 1 else (frame, (*order, 2 + len(rest)), leaf.shape)

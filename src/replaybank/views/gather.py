@@ -90,12 +90,12 @@ class Gather:
             source, shape = leaf.path[0], (n, *leaf.shape)
             if self.stack is not None and source in ("obs", "next_obs"):
                 frame, k = self.stack.frame(leaf), self.stack.frames
-                order, item = self.stack.window(leaf)
+                column, order, item = self.stack.window(leaf)
                 if shared and source == "next_obs":
                     places[leaf] = Cut(Leaf(("obs", *leaf.path[1:]), leaf.dtype, ()).name, 1, k + 1, order, item)
                     continue
                 places[leaf] = Cut(leaf.name, 0, k, order, item)
-                shape = (n, k + shared, *frame.shape)
+                shape = (n, k + shared, *column)
                 which = BOTH_STACKS if shared else STACK if source == "obs" else NEXT_STACK
                 stacks.append((which, self._offsets[leaf], frame.nbytes, end))
             elif source == "discount":

@@ -45,7 +45,8 @@ class Sequence:
 
     - `valid` bool [n, length]: which steps are there;
     - `mask` bool [n, length]: which of them to learn from: not the first `burn_in`, which only warm up a recurrent
-      state (Kapturowski et al. 2019, sec. 3);
+      state (Kapturowski et al. 2019, sec. 3). So the first steps of an episode are never learned from; where a state
+      starts anew with its episode they can be: `batch.mask | (batch.valid & batch.is_first[:, :1])`;
     - `is_first` bool [n, length]: which begin a segment: where to reset a recurrent state;
     - `discount` float32 [n, length]: gamma, 0 after termination and where no step is.
 
