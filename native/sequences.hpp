@@ -110,17 +110,25 @@ class SequenceReader {
                 ++filled;
                 break;
             case Part::VALID: std::memset(to, 1, count); break;
-            case Part::MASK:
-                for (int64_t t = 0; t < count; ++t) to[t] = t >= burn_in_;
+            case Part::MASK: {
+                const int64_t before = std::min(burn_in_, count);
+                std::memset(to, 0, before);
+                std::memset(to + before, 1, count - before);
                 break;
+            }
+            // Inside a segment only the first step can be its first, and only the last can have terminated.
             case Part::IS_FIRST:
-                for (int64_t t = 0; t < count; ++t) to[t] = store_.link(rows[t], store_.step_at) == 0;
+                std::memset(to, 0, count);
+                for (int64_t t = 0; t < (across_ ? count : 1); ++t) to[t] = store_.link(rows[t], store_.step_at) == 0;
                 break;
-            case Part::DISCOUNTS:
-                for (int64_t t = 0; t < count; ++t) {
-                    reinterpret_cast<float*>(to)[t] = rows[t][store_.terminated_at] ? 0.0f : gamma_;
+            case Part::DISCOUNTS: {
+                auto* factors = reinterpret_cast<float*>(to);
+                std::fill(factors, factors + count, gamma_);
+                for (int64_t t = across_ ? 0 : count - 1; t < count; ++t) {
+                    if (rows[t][store_.terminated_at]) factors[t] = 0.0f;
                 }
                 break;
+            }
         }
         std::memset(to + filled * track.nbytes, 0, (items - filled) * track.nbytes);
     }
