@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from replaybank.adapters.storage import Infos, Space, VecStorage, global_seed, view_of
+from replaybank.adapters.storage import Infos, Space, VecStorage, global_seed, reshaped, view_of
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport
 from replaybank.buffer import ReplayBuffer as Bank
@@ -172,10 +172,10 @@ class PrioritizedReplayBuffer:
         """
         self.bank.add(
             self._frame("obs", obs),
-            np.asarray(action).reshape(()),
-            np.asarray(reward).reshape(()),
+            reshaped("action", action, ()),
+            reshaped("reward", reward, ()),
             self._frame("next_obs", next_obs),
-            np.asarray(done).reshape(()),
+            reshaped("done", done, ()),
             False,
         )
 
