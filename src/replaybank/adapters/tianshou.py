@@ -499,10 +499,7 @@ class TianshouPrioritizedReplayBuffer(TianshouReplayBuffer):
         return read
 
     def _weights(self, ids: Ids) -> NDArray[np.float32]:
-        sampler = self._prioritized
-        [drawn], [share] = sampler.draw(1, self._random)  # what one of them has of the total tells the total
-        masses = sampler.priority_of(np.append(ids, drawn)) ** sampler.alpha
-        return sampler.weights(masses[:-1] / masses[-1] * share)
+        return self._prioritized.weights(self._prioritized.probability_of(ids))
 
     def _batch(self, read: Transitions) -> Any:
         batch = super()._batch(read)
