@@ -62,7 +62,8 @@ class ReplayBuffer:
     `optimize_memory_usage` changes nothing: every observation is stored once anyway, and `handle_timeout_termination`
     need not be given up for it. `frame_stack`: where observations are stacks of k frames along the first axis, as
     Gymnasium's FrameStackObservation makes them, k: one frame of each is kept (k times less memory; what is added comes
-    back bit by bit). `seed` of the draws; None: from NumPy's global generator, which CleanRL seeds.
+    back bit by bit), and observations and next_observations share memory: writing to one changes the other. `seed` of
+    the draws; None: from NumPy's global generator, which CleanRL seeds.
     """
 
     def __init__(

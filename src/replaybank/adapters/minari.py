@@ -5,8 +5,8 @@
 
     report = to_minari(buffer, "cartpole/replay-v0", env="CartPole-v1", author="A. Name")
 
-Datasets lie where `MINARI_DATASETS_PATH` says. Their HDF5 files need `pip install "minari[hdf5]" pillow`: Minari uses
-Pillow, also where no image is a JPEG, and does not ask for it.
+Datasets lie where `MINARI_DATASETS_PATH` says. `pip install "replaybank[minari]"` brings what their HDF5 files need:
+h5py, and Pillow, which Minari uses, also where no image is a JPEG, and does not ask for.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class SB3ReplayBuffer(ReplayBuffer):
     - `n_steps`, `gamma`: with n_steps > 1 samples are n-step transitions, with `discounts` gamma**k [batch, 1], where
       k <= n_steps is the length of the window. Give the algorithm's gamma.
     - `frame_stack`: with VecFrameStack(env, k), k: one frame of each stack is kept, and stacks are rebuilt when they
-      are sampled (k times less memory; what is added comes back bit by bit).
+      are sampled (k times less memory; what is added comes back bit by bit). With n_steps=1 observations and
+      next_observations then share memory: writing to one changes the other.
     - `sampler`: which transitions are drawn (any sampler of replaybank; a copy of it is used). Default: uniform.
     - `seed`: of the draws; None: from NumPy's global generator, which `DQN(seed=…)` seeds.
 
