@@ -65,8 +65,10 @@ def from_minari(
     bootstraps from its final observation.
 
     Raises ValueError where there is no step, or an episode of T steps has not T + 1 observations; TypeError for a space
-    without a fixed shape.
+    without a fixed shape, and for the id of a dataset.
     """
+    if isinstance(dataset, str):
+        raise TypeError(f"dataset: expected a dataset, minari.load_dataset({dataset!r}), given its id")
     if isinstance(dataset, minari.MinariDataset):
         if schema is None:
             schema = schema_of((dataset.observation_space, dataset.action_space))
