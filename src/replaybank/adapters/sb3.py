@@ -321,12 +321,13 @@ def _prioritized_memory(algorithm: OffPolicyAlgorithm) -> Iterator[None]:
             f"{type(algorithm).__name__}: replay_buffer_class must be SB3PrioritizedReplayBuffer or inherit from it, "
             f"given {algorithm.replay_buffer_class.__name__}, which has no priorities"
         )
-    told = {"n_steps": algorithm.n_steps, "gamma": algorithm.gamma}
-    algorithm.replay_buffer_kwargs = told | algorithm.replay_buffer_kwargs
+    given = algorithm.replay_buffer_kwargs
+    algorithm.replay_buffer_kwargs = {"n_steps": algorithm.n_steps, "gamma": algorithm.gamma} | given
     with warnings.catch_warnings():
         if algorithm.replay_buffer_kwargs["n_steps"] == algorithm.n_steps:
             warnings.filterwarnings("ignore", "`n_steps=.* is ignored")  # SB3 cannot know that the buffer was told
         yield
+    algorithm.replay_buffer_kwargs = given  # what is saved with the model, which may be loaded with another gamma
 
 
 def _bootstrapped(batch: PrioritizedReplayBufferSamples, next_value: th.Tensor, gamma: float) -> th.Tensor:
