@@ -142,6 +142,7 @@ class Older(VectorEnv[Any, Any, Any]):
         self.single_action_space = spaces.Discrete(2)
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, 2)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, 2)
+        self.metadata = {}  # that of the class is shared, and others write to it
         self.infos_of = infos_of
         self.at = np.zeros((2, 1), np.float32)
 
