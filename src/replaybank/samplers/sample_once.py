@@ -50,6 +50,7 @@ class SampleOnce:
     def added(self, first_id: int, n: int) -> None:
         window = self.window
         end = first_id + n
+        n = end - window.added  # with those that it was not told of
         if n > window.capacity:  # all leave, and some never come in
             self._counts[:] = 0
             n = window.capacity
