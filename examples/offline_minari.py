@@ -4,8 +4,7 @@ A clumsy balancer plays CartPole, Minari's DataCollector records it, `from_minar
 a Double DQN learns from that buffer alone; only then it plays. The conservative term (Kumar et al. 2020, CQL(H)) holds
 down the values of actions that nobody took: nothing else would correct them offline.
 
-    pip install "replaybank[torch]" "minari[hdf5,create]" pillow "gymnasium[classic-control]"
-    python examples/offline_minari.py
+    pip install -c constraints.txt '.[study,minari]' 'minari[create]' && python examples/offline_minari.py
 
 All files are temporary and nothing is downloaded. For a public dataset put
 `minari.load_dataset("mujoco/hopper/expert-v0", download=True)` in the place of `record`.

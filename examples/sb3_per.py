@@ -1,6 +1,6 @@
 """Stable-Baselines3's DQN on CartPole, with our replay buffer, and the prioritized DQN that SB3 does not have.
 
-    pip install -c constraints.txt '.[study]' 'stable-baselines3>=2.9,<3' && python examples/sb3_per.py
+    pip install -c constraints.txt '.[study,sb3]' && python examples/sb3_per.py
 
 One seed of each shows how they are called, not which is better: for that see `replaybank compare`.
 """

@@ -33,80 +33,57 @@ inline int64_t items_of(Part part, int64_t length) {
     return part == Part::CHAIN ? length + 1 : part == Part::START ? 1 : length;
 }
 
-// Walks along each sequence, and copies it column by column while the next one's rows are on their way. Where there are
-// fewer than `length` steps the rest is zeros. Ids must be live.
+// Walks along each sequence, then copies it column by column. Where there are fewer than `length` steps the rest is zeros.
+// Ids must be live. (Rows of one stream lie at regular distances, which the processor fetches ahead by itself: hints to
+// fetch gained nothing.)
 class SequenceReader {
    public:
     SequenceReader(const Store& store, const int64_t* starts, int64_t n, int64_t length, int64_t burn_in, bool across,
                    float gamma)
         : store_(store), ring_(store.ring()), starts_(starts), n_(n), length_(length), burn_in_(burn_in),
-          across_(across), gamma_(gamma), pointers_(static_cast<size_t>(4 * length)) {
-        for (int64_t turn = 0; turn < 2; ++turn) {
-            rows_[turn] = pointers_.data() + 2 * turn * length;
-            ahead_[turn] = rows_[turn] + length;
-        }
-    }
+          across_(across), gamma_(gamma), rows_(static_cast<size_t>(length)), ahead_(static_cast<size_t>(length)) {}
 
     void read(const Track* tracks, int64_t n_tracks) {
-        if (n_ == 0) return;
-        fetch(starts_[0]);
-        walk(0);
         for (int64_t i = 0; i < n_; ++i) {
-            if (i + 1 < n_) walk(i + 1);
-            for (int64_t c = 0; c < n_tracks; ++c) copy(tracks[c], i);
+            if (i + 1 < n_) prefetch(store_.row(ring_.slot(starts_[i + 1])) + store_.next_at);
+            const int64_t count = walk(starts_[i]);
+            for (int64_t c = 0; c < n_tracks; ++c) copy(tracks[c], i, count);
         }
     }
 
    private:
-    static constexpr int64_t SOON = 16;         // steps that rows are fetched ahead
-    static constexpr int64_t MOST_BYTES = 1024;  // of a row that are; longer ones the processor fetches by itself
-
-    void walk(int64_t i) {
-        const int64_t turn = i % 2;
-        const char **rows = rows_[turn], **ahead = ahead_[turn];
-        if (i + 1 < n_) fetch(starts_[i + 1]);
-        int64_t id = starts_[i], steps = 0;
-        // Steps are mostly as far apart as the first two, in a vector environment the number of its streams: a hint.
-        const int64_t usual = store_.link(store_.row(ring_.slot(id)), store_.next_at);
-        for (int64_t k = 1; usual && k < std::min(SOON, length_); ++k) fetch(id + k * usual);
-        while (true) {
-            if (usual && steps + SOON < length_) fetch(id + SOON * usual);
+    // Fills rows_ and ahead_ with the steps from `id` on and their next observations; gives how many there are.
+    int64_t walk(int64_t id) {
+        for (int64_t steps = 0;;) {
             const char* row = store_.row(ring_.slot(id));
-            rows[steps] = row;
+            rows_[static_cast<size_t>(steps)] = row;
             int64_t distance = store_.link(row, store_.next_at);
+            const char*& ahead = ahead_[static_cast<size_t>(steps)];
             if (distance) {
-                ahead[steps] = store_.row(ring_.slot(id + distance));
+                ahead = store_.row(ring_.slot(id + distance));
             } else {
                 const uint32_t tail = store_.link(row, store_.tail_at);
-                ahead[steps] = store_.tail(tail);
+                ahead = store_.tail(tail);
                 if (across_) distance = store_.onward[tail];
             }
-            if (++steps == length_ || !distance) break;
+            if (++steps == length_ || !distance) return steps;
             id += distance;
         }
-        counts_[turn] = steps;
     }
 
-    void fetch(int64_t id) const {
-        if (!ring_.live(id)) return;
-        const char* row = store_.row(ring_.slot(id));
-        for (int64_t at = 0; at < std::min(store_.row_nbytes, MOST_BYTES); at += 64) prefetch(row + at);
-        prefetch(row + store_.row_nbytes - 1);  // where the links are
-    }
-
-    void copy(const Track& track, int64_t i) const {
-        const int64_t turn = i % 2, count = counts_[turn], items = items_of(track.part, length_);
-        const char* const* rows = rows_[turn];
+    void copy(const Track& track, int64_t i, int64_t count) const {
+        const int64_t items = items_of(track.part, length_);
+        const char* const* rows = rows_.data();
         char* to = track.to + i * items * track.nbytes;
         const Copy fields{Source::FIRST, track.from, track.nbytes, to};
         int64_t filled = count;
         switch (track.part) {
             case Part::STEPS: copy_items(rows, fields, 0, count); break;
-            case Part::AHEAD: copy_items(ahead_[turn], fields, 0, count); break;
+            case Part::AHEAD: copy_items(ahead_.data(), fields, 0, count); break;
             case Part::START: copy_items(rows, fields, 0, filled = 1); break;
             case Part::CHAIN:
                 copy_items(rows, fields, 0, count);
-                std::memcpy(to + count * track.nbytes, ahead_[turn][count - 1] + track.from, track.nbytes);
+                std::memcpy(to + count * track.nbytes, ahead_[static_cast<size_t>(count - 1)] + track.from, track.nbytes);
                 ++filled;
                 break;
             case Part::VALID: std::memset(to, 1, count); break;
@@ -138,9 +115,7 @@ class SequenceReader {
     const int64_t *starts_, n_, length_, burn_in_;
     const bool across_;
     const float gamma_;
-    std::vector<const char*> pointers_;
-    const char **rows_[2], **ahead_[2];  // two sequences in turn: the rows of the steps, and of their next observations
-    int64_t counts_[2];
+    std::vector<const char*> rows_, ahead_;  // of the steps, and of their next observations
 };
 
 // Goes up to steps[i] rows along the segment of each id, forward or back, all abreast: to[i] is the id there, taken[i]

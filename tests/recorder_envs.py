@@ -103,7 +103,8 @@ def three(vector: str, kind: str, mode: str, reuse: bool = False) -> VectorEnv[A
     envs = [partial(one, kind, index, reuse) for index in range(3)]
     if vector == "sync":
         return SyncVectorEnv(envs, autoreset_mode=mode)
-    return AsyncVectorEnv(envs, shared_memory="no shared" not in vector, autoreset_mode=mode)
+    # Not forked: the process of the tests has threads, of pytest-xdist's and of JAX where others use that; both warn.
+    return AsyncVectorEnv(envs, shared_memory="no shared" not in vector, context="forkserver", autoreset_mode=mode)
 
 
 def truth_of(env: Any) -> list[list[tuple[Any, ...]]]:

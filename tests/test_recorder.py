@@ -21,9 +21,6 @@ MODES = ("NextStep", "SameStep", "Disabled")
 VECTORS = ("sync", "async", "async, no shared memory")
 KINDS = ("box", "dict", "tuple")
 
-# Workers of an AsyncVectorEnv are forked, from a process in which pytest-xdist has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
-
 
 def flat(value: Any) -> list[tuple[Any, ...]]:
     """The leaves of a nested value as (dtype kind, shape, values): what must come back."""

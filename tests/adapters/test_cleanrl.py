@@ -335,6 +335,36 @@ def test_weights_are_schauls_with_the_beta_that_was_set_last() -> None:
     assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("n_envs", 2, r"done: expected shape \(2,\), .* given \(3,\)"),
+        ("done", [True], r"done: expected shape \(3,\), .* given \(1,\)"),
+        ("reward", [1.0, 2.0], r"reward: expected shape \(3,\), .* given \(2,\)"),
+        ("action", np.zeros((3, 2), np.int64), r"action: expected shape \(3, 1\), .* given \(3, 2\)"),
+        ("infos", [{}], r"infos: expected shape \(3,\), .* given \(1,\)"),
+    ],
+)
+def test_another_number_of_copies_is_refused_in_words_and_nothing_changes(field: str, value: Any, message: str) -> None:
+    buffer = ReplayBuffer(30, BOX, spaces.Discrete(2), "cpu", n_envs=value if field == "n_envs" else 3)
+    obs = np.zeros((3, 3), np.float32)
+    step = {"obs": obs, "next_obs": obs, "action": np.zeros(3, int), "reward": np.ones(3), "done": np.zeros(3, bool)}
+    with pytest.raises(ValueError, match=message):
+        buffer.add(**{**step, "infos": [{}] * 3, **({field: value} if field != "n_envs" else {})})
+    assert len(buffer.bank) == buffer.size() == 0
+
+
+def test_rainbows_buffer_says_that_it_takes_one_environment() -> None:
+    buffer = rainbow()
+    obs = np.zeros((1, 1), np.float32)
+    for name, field in (("action", 1), ("reward", 2), ("done", 4)):
+        step = [obs, np.zeros(1, int), np.ones(1), obs, np.zeros(1, bool)]
+        step[field] = np.concatenate([step[field]] * 2)
+        with pytest.raises(ValueError, match=rf"{name}: expected shape \(\), .* given \(2,\)"):
+            buffer.add(*step)
+    assert buffer.size == 0
+
+
 def test_a_transposed_frame_is_refused_and_nothing_changes() -> None:
     buffer = PrioritizedReplayBuffer(10, (4, 6, 2), "cpu", 3, 0.99)
     right, wrong = np.zeros((1, 4, 6, 2), np.uint8), np.zeros((1, 6, 2, 4), np.uint8)

@@ -371,6 +371,11 @@ def test_settings_are_those_of_the_buffer() -> None:
     assert buffer.sample(8).weights.tolist() == [1.0] * 8
 
 
+def test_an_id_is_no_dataset() -> None:
+    with pytest.raises(TypeError, match=r"expected a dataset, minari\.load_dataset\('once-v0'\), given its id"):
+        from_minari("once-v0")  # type: ignore[arg-type]
+
+
 def test_an_episode_without_steps_adds_nothing() -> None:
     transitions = episode_of("flat", np.random.default_rng(0), 2)
     none = data_of(transitions)

@@ -23,6 +23,9 @@ from ray.rllib.utils.replay_buffers import episode_replay_buffer, prioritized_ep
 
 from replaybank.adapters.rllib import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
 
+# Ray forks to start its processes, and JAX, where other tests have imported it, warns of any fork.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+
 PATH = "replaybank.adapters.rllib."
 BOTH = pytest.mark.parametrize("cls", [EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer])
 GAMMA = 0.5  # with rewards in eighths every sum is exact in float32

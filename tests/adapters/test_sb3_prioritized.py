@@ -193,6 +193,16 @@ def test_n_steps_of_the_algorithm_reach_the_prioritized_buffer() -> None:
         PrioritizedDQN("MlpPolicy", "CartPole-v1", n_steps=3, replay_buffer_kwargs={"n_steps": 5})
 
 
+def test_a_model_loaded_with_another_gamma_discounts_by_that(tmp_path: Path) -> None:
+    """What the algorithm told its buffer is not saved as if the user had: it would outlive the algorithm's own."""
+    model = filled(PrioritizedDQN, n_steps=3, gamma=0.9, replay_buffer_kwargs={"alpha": 0.3})
+    assert model.replay_buffer_kwargs == {"alpha": 0.3}
+    model.save(tmp_path / "model")
+    loaded = PrioritizedDQN.load(tmp_path / "model", gamma=0.5, n_steps=2)
+    assert (loaded.replay_buffer.gamma, loaded.replay_buffer.n_steps) == (0.5, 2)
+    assert loaded.replay_buffer.bank.sampler.alpha == 0.3
+
+
 def test_a_buffer_without_priorities_is_refused() -> None:
     with pytest.raises(TypeError, match="PrioritizedDQN: replay_buffer_class must be SB3PrioritizedReplayBuffer"):
         PrioritizedDQN("MlpPolicy", "CartPole-v1", replay_buffer_class=SB3ReplayBuffer)

@@ -298,11 +298,11 @@ def test_a_reset_of_the_buffer_keeps_running_returns_only_where_asked() -> None:
             assert len(ours) == 0
             assert len(ours.unfinished_index()) == 0
         batch = feed.step()
-        (_, *one, start), (_, *other, _) = ours.add(batch), theirs.add(batch)
+        (at, *one, start), (_, *other, _) = ours.add(batch), theirs.add(batch)
         np.testing.assert_allclose(one[0], other[0], atol=1e-12)
         assert one[1].tolist() == other[1].tolist()
         for stream in np.flatnonzero(batch.done):  # the episode, or what of it came after the reset
-            episode = ours[ours.get_buffer_indices(start[stream], ours._newest[stream] % 40 + 1)]
+            episode = ours[ours.get_buffer_indices(start[stream], at[stream] + 1)]
             assert np.array_equal(episode.obs[1:], episode.obs_next[:-1])
             assert episode.obs_next[-1].tobytes() == batch.obs_next[stream].tobytes()
     assert rows(ours[:]) == rows(theirs[:])

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from replaybank.adapters.storage import Infos, Space, VecStorage, global_seed, view_of
+from replaybank.adapters.storage import Infos, Space, VecStorage, global_seed, reshaped, view_of
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport
 from replaybank.buffer import ReplayBuffer as Bank
@@ -62,7 +62,8 @@ class ReplayBuffer:
     `optimize_memory_usage` changes nothing: every observation is stored once anyway, and `handle_timeout_termination`
     need not be given up for it. `frame_stack`: where observations are stacks of k frames along the first axis, as
     Gymnasium's FrameStackObservation makes them, k: one frame of each is kept (k times less memory; what is added comes
-    back bit by bit). `seed` of the draws; None: from NumPy's global generator, which CleanRL seeds.
+    back bit by bit), and observations and next_observations share memory: writing to one changes the other. `seed` of
+    the draws; None: from NumPy's global generator, which CleanRL seeds.
     """
 
     def __init__(
@@ -172,10 +173,10 @@ class PrioritizedReplayBuffer:
         """
         self.bank.add(
             self._frame("obs", obs),
-            np.asarray(action).reshape(()),
-            np.asarray(reward).reshape(()),
+            reshaped("action", action, ()),
+            reshaped("reward", reward, ()),
             self._frame("next_obs", next_obs),
-            np.asarray(done).reshape(()),
+            reshaped("done", done, ()),
             False,
         )
 

@@ -5,8 +5,8 @@
 
     report = to_minari(buffer, "cartpole/replay-v0", env="CartPole-v1", author="A. Name")
 
-Datasets lie where `MINARI_DATASETS_PATH` says. Their HDF5 files need `pip install "minari[hdf5]" pillow`: Minari uses
-Pillow, also where no image is a JPEG, and does not ask for it.
+Datasets lie where `MINARI_DATASETS_PATH` says. `pip install "replaybank[minari]"` brings what their HDF5 files need:
+h5py, and Pillow, which Minari uses, also where no image is a JPEG, and does not ask for.
 """
 
 from __future__ import annotations
@@ -65,8 +65,10 @@ def from_minari(
     bootstraps from its final observation.
 
     Raises ValueError where there is no step, or an episode of T steps has not T + 1 observations; TypeError for a space
-    without a fixed shape.
+    without a fixed shape, and for the id of a dataset.
     """
+    if isinstance(dataset, str):
+        raise TypeError(f"dataset: expected a dataset, minari.load_dataset({dataset!r}), given its id")
     if isinstance(dataset, minari.MinariDataset):
         if schema is None:
             schema = schema_of((dataset.observation_space, dataset.action_space))

@@ -75,7 +75,8 @@ class SB3ReplayBuffer(ReplayBuffer):
     - `n_steps`, `gamma`: with n_steps > 1 samples are n-step transitions, with `discounts` gamma**k [batch, 1], where
       k <= n_steps is the length of the window. Give the algorithm's gamma.
     - `frame_stack`: with VecFrameStack(env, k), k: one frame of each stack is kept, and stacks are rebuilt when they
-      are sampled (k times less memory; what is added comes back bit by bit).
+      are sampled (k times less memory; what is added comes back bit by bit). With n_steps=1 observations and
+      next_observations then share memory: writing to one changes the other.
     - `sampler`: which transitions are drawn (any sampler of replaybank; a copy of it is used). Default: uniform.
     - `seed`: of the draws; None: from NumPy's global generator, which `DQN(seed=…)` seeds.
 
@@ -320,12 +321,13 @@ def _prioritized_memory(algorithm: OffPolicyAlgorithm) -> Iterator[None]:
             f"{type(algorithm).__name__}: replay_buffer_class must be SB3PrioritizedReplayBuffer or inherit from it, "
             f"given {algorithm.replay_buffer_class.__name__}, which has no priorities"
         )
-    told = {"n_steps": algorithm.n_steps, "gamma": algorithm.gamma}
-    algorithm.replay_buffer_kwargs = told | algorithm.replay_buffer_kwargs
+    given = algorithm.replay_buffer_kwargs
+    algorithm.replay_buffer_kwargs = {"n_steps": algorithm.n_steps, "gamma": algorithm.gamma} | given
     with warnings.catch_warnings():
         if algorithm.replay_buffer_kwargs["n_steps"] == algorithm.n_steps:
             warnings.filterwarnings("ignore", "`n_steps=.* is ignored")  # SB3 cannot know that the buffer was told
         yield
+    algorithm.replay_buffer_kwargs = given  # what is saved with the model, which may be loaded with another gamma
 
 
 def _bootstrapped(batch: PrioritizedReplayBufferSamples, next_value: th.Tensor, gamma: float) -> th.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -80,15 +81,15 @@ class VecStorage:
         `timeouts`: whether "TimeLimit.truncated" in `infos` says that a time limit was the end, not the environment.
         Raises TypeError or ValueError, and changes nothing, where values do not fit the spaces.
         """
-        ended = np.asarray(done, bool).reshape(-1)
-        truncated = _timeouts(infos, self.n_envs) if timeouts else np.zeros(self.n_envs, bool)
-        terminated = ended & ~truncated
+        n = self.n_envs
+        ended = reshaped("done", np.asarray(done, bool), (n,))
+        truncated = _timeouts(infos, n) if timeouts else np.zeros(n, bool)
         self.bank.add(
             self._rows(obs),
-            np.asarray(action).reshape(self.n_envs, self.action_dim),
-            np.asarray(reward).reshape(-1),
+            reshaped("action", action, (n, self.action_dim)),
+            reshaped("reward", reward, (n,)),
             self._rows(next_obs),
-            terminated,
+            ended & ~truncated,
             truncated,
         )
         self.steps += 1
@@ -128,6 +129,14 @@ def action_dim(space: Space) -> int:
     return int(np.prod(_shape(space)))
 
 
+def reshaped(name: str, value: Any, shape: Shape) -> NDArray[Any]:
+    """`value` in this shape; ValueError where it has not as many items."""
+    array = np.asarray(value)
+    if array.size != math.prod(shape):
+        raise ValueError(f"{name}: expected shape {shape}, or another one of as many items, given {array.shape}")
+    return array.reshape(shape)
+
+
 def _shape(space: Space) -> Shape:
     if isinstance(space, spaces.Discrete):
         return (1,)
@@ -159,4 +168,4 @@ def _timeouts(infos: Infos, n_envs: int) -> NDArray[np.bool_]:
     """Which copies a time limit cut off: from a list with a dict for each copy, or from one dict of arrays."""
     if isinstance(infos, Mapping):
         return np.array(np.broadcast_to(np.asarray(infos.get("TimeLimit.truncated", False), bool), n_envs))
-    return np.array([info.get("TimeLimit.truncated", False) for info in infos], bool)
+    return reshaped("infos", np.array([info.get("TimeLimit.truncated", False) for info in infos], bool), (n_envs,))

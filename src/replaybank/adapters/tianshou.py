@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from tianshou.data import Batch, ReplayBuffer, ReplayBufferManager, to_numpy
 from tianshou.data.utils.converter import from_hdf5, to_hdf5
 
+from replaybank.adapters.tianshou_episodes import Episodes
 from replaybank.batch import Batch as Transitions
 from replaybank.buffer import PriorityReport
 from replaybank.buffer import ReplayBuffer as Bank
@@ -104,14 +105,9 @@ class TianshouReplayBuffer(ReplayBufferManager):
         nodes = Schema.of({"obs": bool, "action": bool, **wanted}).fields
         self._kept: dict[str, dict[str, Node]] = {name: children_of(nodes[name]) for name in wanted}  # type: ignore[arg-type]
         self._added = 0  # the id that comes next
-        self._done = np.zeros(total_size, bool)  # by slot and in one piece: Tianshou copies it for every batch
-        self._open = np.zeros(total_size, bool)  # by slot: whether it is neither done nor followed by another one
+        self._episodes = Episodes(total_size, buffer_num)
         self._null = np.zeros(total_size, bool)  # by slot: whether it holds a NaN
         self._late: dict[str, tuple[NDArray[Any], Any]] = {}  # by slot: what came after `add`, and its default
-        self._newest = np.full(buffer_num, -1, np.int64)  # ids
-        self._run_start = np.full(buffer_num, -1, np.int64)  # ids; -1: the next transition
-        self._run_return = np.zeros(buffer_num)
-        self._run_length = np.zeros(buffer_num, np.int64)
 
     # ---- adding ----
 
@@ -140,8 +136,12 @@ class TianshouReplayBuffer(ReplayBufferManager):
         self._count_left_out(batch, len(streams))
         ids = first + np.cumsum(mask)[streams] - 1
         self._added = first + len(streams)
-        self._null[ids % self.maxsize] = np.logical_or.reduce([_null(value, len(ids)) for value in values.values()])
-        return self._note(ids, streams, values["reward"], np.logical_or(values["terminated"], values["truncated"]))
+        slots = ids % self.maxsize
+        self._null[slots] = np.logical_or.reduce([_null(value, len(ids)) for value in values.values()])
+        for array, default in self._late.values():
+            array[slots] = default
+        done = np.logical_or(values["terminated"], values["truncated"])
+        return slots, *self._episodes.note(self.bank, ids, streams, values["reward"], done)
 
     def _streams(self, buffer_ids: ArrayLike | None) -> NDArray[np.int64]:
         if buffer_ids is None:
@@ -191,44 +191,13 @@ class TianshouReplayBuffer(ReplayBufferManager):
             left_out += [f"{name}.{entry}" for entry in _entries(batch, name) if entry not in self._kept.get(name, ())]
         self.left_out.update(dict.fromkeys(left_out, n))
 
-    def _note(
-        self, ids: Ids, streams: NDArray[np.int64], reward: Any, done: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Writes down what the transitions that were just added end and continue; gives what `add` does."""
-        slots, oldest = ids % self.maxsize, self._oldest
-        before = self._newest[streams]
-        self._newest[streams] = ids
-        self._done[slots] = done
-        self._open[slots] = ~done
-        for array, default in self._late.values():
-            array[slots] = default
-        # Where the transition before was not done and yet is not followed by this one, the environment was reset.
-        left = np.flatnonzero((before >= oldest) & self._open[before % self.maxsize])
-        followed = np.zeros(len(ids), bool)
-        if len(left):
-            followed[left] = self.bank.walk(before[left], 1)[1] > 1
-        self._open[before[followed] % self.maxsize] = False
-        start, total, length = self._run_start[streams], self._run_return[streams], self._run_length[streams]
-        was_reset = left[~followed[left]]
-        start[was_reset], total[was_reset], length[was_reset] = -1, 0.0, 0
-        start = np.where(start < 0, ids, start)
-        total, length = total + reward, length + 1
-        self._run_start[streams] = np.where(done, -1, start)
-        self._run_return[streams] = np.where(done, 0.0, total)
-        self._run_length[streams] = np.where(done, 0, length)
-        start = np.where(start < oldest, -1, start % self.maxsize)
-        return slots, np.where(done, total, 0.0), np.where(done, length, 0), start
-
     def reset(self, keep_statistics: bool = False) -> None:
         """Forgets all transitions; with `keep_statistics` the returns and lengths of running episodes go on."""
         self.bank.clear()
-        self._done[:] = self._open[:] = self._null[:] = False
+        self._episodes.clear(keep_statistics)
+        self._null[:] = False
         for array, default in self._late.values():
             array[:] = default
-        self._newest[:] = self._run_start[:] = -1
-        if not keep_statistics:
-            self._run_return[:] = 0.0
-            self._run_length[:] = 0
 
     def set_array_at_key(self, seq: Any, key: str, index: Any = None, default_value: Any = None) -> None:
         """Gives transitions a further field, as the hooks of a collector do at the end of an episode.
@@ -347,7 +316,7 @@ class TianshouReplayBuffer(ReplayBufferManager):
 
     def unfinished_index(self) -> NDArray[np.int64]:
         """Where an episode is not done and nothing follows: the newest of each, and the last before a reset."""
-        return np.flatnonzero(self._open)
+        return np.flatnonzero(self._episodes.open)
 
     def get_buffer_indices(self, start: int, stop: int) -> NDArray[np.int64]:
         """The episode from index `start` to index stop - 1, in order; `start` -1: what is left of it, with a warning.
@@ -392,7 +361,7 @@ class TianshouReplayBuffer(ReplayBufferManager):
         if key in self._late:
             return _readonly(self._late[key][0])
         if key == "done":
-            return _readonly(self._done)
+            return _readonly(self._episodes.done)
         if key in OPTIONAL and key not in self._kept:
             return Batch()
         if (key in STORED or key in self._kept) and self.bank.schema is not None:
@@ -499,10 +468,7 @@ class TianshouPrioritizedReplayBuffer(TianshouReplayBuffer):
         return read
 
     def _weights(self, ids: Ids) -> NDArray[np.float32]:
-        sampler = self._prioritized
-        [drawn], [share] = sampler.draw(1, self._random)  # what one of them has of the total tells the total
-        masses = sampler.priority_of(np.append(ids, drawn)) ** sampler.alpha
-        return sampler.weights(masses[:-1] / masses[-1] * share)
+        return self._prioritized.weights(self._prioritized.probability_of(ids))
 
     def _batch(self, read: Transitions) -> Any:
         batch = super()._batch(read)
