@@ -52,7 +52,7 @@ class ReplayBuffer:
     `numpy.random.default_rng` takes; same seed and same calls, same batches.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step.
+    several threads: each call is one step. A pickle or copy is not one: add nothing while it is made.
 
     Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
     """
