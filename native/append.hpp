@@ -105,13 +105,13 @@ inline bool older_frames_fit(const Store& s, const Ring& ring, const char* row, 
     });
 }
 
-// The newest row of the stream, where transition i goes on from it: it must still be here, must not have ended, and must
-// lead to this observation. Else nullptr.
+// The newest row of the stream, where transition i goes on from it: it must still be here, must not have ended, must lead
+// to this observation, and its steps must still be countable. Else nullptr.
 inline char* row_before(const Store& s, int64_t before, int64_t id, const Columns& columns, int64_t i) {
     const int64_t oldest = std::max(s.start(), id + 1 - s.capacity);
     if (before < oldest || before < 0) return nullptr;
     char* row = s.row(before % s.capacity);
-    if (s.ended(row)) return nullptr;
+    if (s.ended(row) || s.link(row, s.step_at) == LAST_STEP) return nullptr;
     const char* open = s.tail(s.link(row, s.tail_at));
     const bool leads_here = columns.every(Place::ROW, [&](const Column& column) {
         return std::memcmp(open + column.at, column.newest(i), static_cast<size_t>(column.nbytes)) == 0;

@@ -82,6 +82,11 @@ void require_live(const Ring& ring, const int64_t* ids, int64_t n) {
     }
 }
 
+// Whether `nbytes` from `at` on lie inside a record, so that no plan made for other rows leads out of it.
+void require_inside(int64_t at, int64_t nbytes, int64_t record) {
+    if (at < 0 || nbytes < 0 || at + nbytes > record) throw nb::value_error("the plan was made for other rows");
+}
+
 // ---- append -----------------------------------------------------------------------------------------------------
 
 // One row of the plan that schema.py makes for `append`.
@@ -264,7 +269,9 @@ void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, n
     for (int64_t c = 0; c < n_copies; ++c) {
         const int64_t* r = rows + 4 * c;
         if (r[3] + r[2] * n > room) throw nb::value_error("the output is too small for the plan");
-        copies[c] = Copy{static_cast<Source>(r[0]), r[1], r[2], base + r[3]};
+        const auto source = static_cast<Source>(r[0]);
+        require_inside(r[1], r[2], source == Source::NEXT_OBS ? store.obs_nbytes : store.row_nbytes);
+        copies[c] = Copy{source, r[1], r[2], base + r[3]};
     }
     const Ring ring = store.ring();
     require_live(ring, first_ids, n);
@@ -292,6 +299,7 @@ bool py_read_stacks(const nb::tuple& store_arrays, nb::handle first, nb::handle 
         const auto source = static_cast<Stack>(r[0]);
         const int64_t width = frames + (source == Stack::BOTH);
         if (r[3] + r[2] * width * n > room) throw nb::value_error("the output is too small for the plan");
+        require_inside(r[1], r[2], store.obs_nbytes);
         if (source == Stack::BOTH && last_ids != first_ids) throw nb::value_error("windows of more than one step");
         copies.push_back(StackCopy{source, r[1], r[2], base + r[3]});
     }
@@ -365,6 +373,8 @@ void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64_t leng
         if (r[3] + r[2] * n * items_of(track.part, length) > room) {
             throw nb::value_error("the output is too small for the plan");
         }
+        const bool is_obs = track.part == Part::CHAIN || track.part == Part::AHEAD;
+        require_inside(r[1], r[2], is_obs ? store.obs_nbytes : store.row_nbytes);
         tracks[static_cast<size_t>(c)] = track;
     }
     require_live(store.ring(), ids, n);
@@ -381,6 +391,7 @@ void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengt
     if (n == 0) return;
     const int64_t width = size_of(path) / n, size = size_of(totals) / n;
     if (size_of(path) != n * width || size_of(totals) != n * size) throw nb::value_error("path, lengths and totals differ");
+    require_inside(at, size * (dtype == NPY_FLOAT32 ? 4 : 8), store.row_nbytes);
     require_live(store.ring(), ids, n * width);
     for (int64_t i = 0; i < n; ++i) {
         if (counts[i] < 0 || counts[i] > width) throw nb::value_error("a length is beyond its path");

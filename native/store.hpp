@@ -9,7 +9,8 @@
 
 namespace replaybank {
 
-constexpr uint32_t NONE = 0xffffffffu;  // no tail, no frames put aside
+constexpr uint32_t NONE = 0xffffffffu;       // no tail, no frames put aside
+constexpr uint32_t LAST_STEP = 0xffffffffu;  // after so many steps a new segment begins
 
 // A stack of indices into a pool: last freed, first reused; beyond them the pool was never used.
 struct Pool {

@@ -581,3 +581,58 @@ def test_tensors_without_gradient_are_taken() -> None:
     buffer.add(**fields)
     twin.add(**good("flat", 9))
     assert_twins(buffer, twin, "flat", 10)
+
+
+VERBS = {
+    "sampler": "attach added cleared draw probability_of distinct weights priorities update "
+    "state restore nbytes check_valid",
+    "view": "read stack usable members",
+}
+PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "sampler": ("sampler", lambda part: rb.ReplayBuffer(9, sampler=part)),
+    "view": ("view", lambda part: rb.ReplayBuffer(9, view=part)),
+    "another sampler": ("sampler", lambda part: setattr(rb.ReplayBuffer(9), "sampler", part)),
+    "another view": ("view", lambda part: setattr(rb.ReplayBuffer(9), "view", part)),
+    "read": ("view", lambda part: rb.ReplayBuffer(9).read([], view=part)),
+    "combined": ("sampler", lambda part: rb.Combined(part)),
+    "mixture": ("sampler", lambda part: rb.Mixture([(1.0, part)])),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_part_of_ones_own_that_lacks_a_verb_is_refused_where_it_is_given(case: str) -> None:
+    kind, give = PARTS[case]
+    verbs = VERBS[kind].split()
+    for verb in verbs:
+        part = type("Mine", (), {name: lambda self, *arguments: None for name in verbs if name != verb})()
+        with pytest.raises(TypeError, match=rf"Mine object .* cannot {verb}; .*{kind.title()} says what it must do"):
+            give(part)
+    with pytest.raises(TypeError, match=f"expected a {kind} such as"):
+        give(object())
+
+
+def test_a_sampler_that_fails_leaves_a_buffer_that_goes_on() -> None:
+    """Rows hold what was added by then; whoever was not told of it hears of it with the next."""
+
+    class Fails(rb.Uniform):
+        broken = False
+
+        def added(self, first_id: int, n: int) -> None:
+            if self.broken:
+                raise RuntimeError("the user's own")
+            super().added(first_id, n)
+
+    fails, told = Fails(), rb.Prioritized()
+    buffer = rb.ReplayBuffer(CAPACITY, FLAT, sampler=rb.Mixture([(1, fails), (1, told)]), seed=0)
+    for t in range(2 * CAPACITY):
+        fails.broken = t % 3 == 1
+        if fails.broken:
+            with pytest.raises(RuntimeError, match="the user's own"):
+                buffer.add(**good("flat", t))
+        else:
+            buffer.add(**good("flat", t))
+            buffer.check_valid()
+            assert len(told.window) == len(fails.window) == len(buffer)
+    ids = buffer.read(np.arange(CAPACITY, 2 * CAPACITY)).obs[:, 0].tolist()
+    assert ids == list(range(CAPACITY, 2 * CAPACITY))
+    assert buffer.sample(200).indices.min() >= CAPACITY

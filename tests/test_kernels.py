@@ -338,6 +338,54 @@ def test_kernels_refuse_ids_that_are_not_there():
             rows.walk(np.array([wrong]), 1)
 
 
+def test_kernels_refuse_plans_that_lead_out_of_a_record():
+    """As one made for rows of another schema would."""
+    rows = Rows(FLAT, 5, 1)
+    obs = np.zeros(4, np.float32)
+    rows.append((obs, 1, 1.0, obs, False, False), -1)
+    ids, one, out = np.zeros(1, np.int64), np.ones(1, np.float32), np.zeros(4096, np.uint8)
+    row, frame = rows.dtype.itemsize, rows.dtype["obs"].itemsize
+
+    def read(source, at, nbytes):
+        rows.read(ids, ids, np.array([(source, at, nbytes, 0)]), one, out)
+
+    def read_stacks(source, at, nbytes):
+        rows.read_stacks(ids, ids, Stacking(2, 0, False, True), np.array([(source, at, nbytes, 0)]), out)
+
+    def sequences(part, at, nbytes):
+        rows.sequences(ids, 3, 0, False, 1.0, np.array([(part, at, nbytes, 0)]), out)
+
+    limits = [(read, rows_.FIRST, row), (read, rows_.LAST, row), (read, rows_.NEXT_OBS, frame)]
+    limits += [(read_stacks, source, frame) for source in (rows_.STACK, rows_.NEXT_STACK, rows_.BOTH_STACKS)]
+    limits += [(sequences, rows_.STEPS, row), (sequences, rows_.CHAIN, frame), (sequences, rows_.AHEAD, frame)]
+    for call, source, most in limits:
+        call(source, most - 4, 4)
+        for wrong in ((most - 3, 4), (-1, 4), (0, most + 1), (4, -1)):
+            with pytest.raises(ValueError, match="the plan was made for other rows"):
+                call(source, *wrong)
+    with pytest.raises(ValueError, match="the plan was made for other rows"):
+        kernels.returns(rows._store, ids, np.ones(1, np.int64), 1.0, row - 3, np.dtype(np.float32).num, np.zeros(1))
+
+
+def test_a_segment_of_more_steps_than_can_be_counted_goes_on_as_another():
+    """Steps are 32-bit; past the last number a stream without ends begins a segment, and loses nothing."""
+    rows, twin_rows = Rows(FLAT, 9, 1), Rows(FLAT, 9, 1)
+    for array in (*rows._store[:2], *twin_rows._store[:2]):
+        array.view(np.uint8)[:] = 0
+    for t in range(6):
+        obs = np.float32([[t] * 4]), np.float32([[t + 1] * 4])
+        off = np.zeros(1, bool)
+        values = obs[0], np.array([t]), np.float32([t]), obs[1], off, off
+        rows.append(values, 1)
+        reference.append(twin_rows._store, twin_rows._plan, values, 1, None, False)
+        for one in (rows, twin_rows):
+            if t == 1:
+                one.data["link_step"][:2] += rows_.LAST_STEP - 3
+    same(rows, twin_rows)
+    assert rows.data["link_step"][:6].tolist() == [2**32 - 4, 2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1]
+    assert [run.tolist() for run in rows.segments()] == [[0, 1, 2, 3], [4, 5]]
+
+
 def order_twin(order):
     """What the twins work on: the priorities, and nothing of the tree."""
     return (None, None, None, order.by_slot.copy())

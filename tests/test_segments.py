@@ -216,3 +216,26 @@ def test_a_pickle_holds_what_is_live_and_no_more():
     empty = pickle.loads(pickle.dumps(rb.ReplayBuffer(10)))
     empty.add(1.0, 0, 0.0, 2.0, False, False)
     assert len(empty) == 1
+
+
+def test_segments_are_those_at_the_time_of_the_call():
+    buffer, _ = lived(40, 2, 60, seed=5)
+    expected = [segment.ids.tolist() for segment in buffer.segments()]
+    later = buffer.segments()
+    buffer.clear()
+    assert [segment.ids.tolist() for segment in later] == expected
+    assert list(buffer.segments()) == list(rb.ReplayBuffer(10).segments()) == []
+
+
+@pytest.mark.parametrize(
+    "sampler", [rb.Prioritized, lambda: rb.Prioritized(weight_norm="buffer"), rb.RankPrioritized, rb.SampleOnce]
+)
+def test_a_pickle_holds_what_the_sampler_knows_of_what_is_live_and_no_more(sampler):
+    buffer = rb.ReplayBuffer(1_000_000, sampler=sampler(), seed=0)
+    assert len(pickle.dumps(buffer)) < 10_000
+    for i in range(10):
+        buffer.add(float(i), 0, 0.0, i + 1.0, False, False)
+    buffer.update_priorities(buffer.sample(8).indices, np.arange(8.0))
+    data = pickle.dumps(buffer)
+    assert len(data) < 20_000
+    assert same_batch(pickle.loads(data).sample(8), buffer.sample(8))

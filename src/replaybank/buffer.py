@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaybank import kernels
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
+from replaybank.parts import as_part
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.uniform import Uniform
@@ -51,7 +52,7 @@ class ReplayBuffer:
     `numpy.random.default_rng` takes; same seed and same calls, same batches.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step.
+    several threads: each call is one step. A pickle or copy is not one: add nothing while it is made.
 
     Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
     """
@@ -67,8 +68,8 @@ class ReplayBuffer:
     ) -> None:
         self._capacity = _whole_number("capacity", capacity, MAX_CAPACITY)
         self._streams = _whole_number("streams", streams, MAX_CAPACITY)
-        self.sampler: Sampler = _part("sampler", sampler, "draw", Uniform)
-        self.view: View = _part("view", view, "read", Transition)
+        sampler = Uniform() if sampler is None else as_part("sampler", sampler, Sampler, "Uniform()")
+        self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
         self._lead = -1 if self._streams == 1 else self._streams
@@ -77,7 +78,7 @@ class ReplayBuffer:
         self._sampled = self._updated = self._stale = self._cleared = 0
         if schema is not None:
             self._allocate(schema if isinstance(schema, Schema) else Schema.of(schema))
-        self.sampler.attach(self._capacity)
+        self.sampler = sampler
 
     # ---- adding ----
 
@@ -109,7 +110,7 @@ class ReplayBuffer:
                 assert self._rows is not None
                 first = self._rows.append((obs, action, reward, next_obs, terminated, truncated), self._lead)
                 if first >= 0:
-                    self.sampler.added(first, self._streams)
+                    self._sampler.added(first, self._streams)
                     return first
             values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
@@ -174,7 +175,7 @@ class ReplayBuffer:
                 rows = self._allocate(schema)
             first = rows.append(arrays, lead, owners)
             assert first >= 0, "converted arrays are what the kernel takes"
-        self.sampler.added(first, max(lead, 1))
+        self._sampler.added(first, max(lead, 1))
         return first
 
     def _append_some(self, values: dict[str, Any], owners: NDArray[np.int64]) -> int:
@@ -183,7 +184,7 @@ class ReplayBuffer:
         if rows is not None and n:
             first = rows.append(tuple(rows.schema.values(values)), self._lead, owners, item_a_stream=True)
             if first >= 0:
-                self.sampler.added(first, n)
+                self._sampler.added(first, n)
                 return first
         schema = Schema.inferred(values, self._lead) if rows is None else rows.schema
         leaves = [
@@ -199,11 +200,11 @@ class ReplayBuffer:
             return 0 if rows is None else rows.added
         rows = self._allocate(schema) if rows is None else rows
         first = rows.append(arrays, n, owners)
-        self.sampler.added(first, n)
+        self._sampler.added(first, n)
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
-        self._rows = Rows(schema, self._capacity, self._streams, self.view.stack(schema))
+        self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema))
         self._plain = schema.flat and not schema.extras
         return self._rows
 
@@ -221,8 +222,8 @@ class ReplayBuffer:
             if rows is None or rows.empty:
                 raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
             ids, probabilities = self._draw(rows, n)
-            batch = self.view.read(rows, ids, self._rng)
-            batch.draw(ids, probabilities, self.sampler.weights(probabilities))
+            batch = self._view.read(rows, ids, self._rng)
+            batch.draw(ids, probabilities, self._sampler.weights(probabilities))
             self._sampled += n
             return batch
 
@@ -233,7 +234,7 @@ class ReplayBuffer:
         means nothing to the view.
         """
         ids = _ids(indices)
-        view = self.view if view is None else _part("view", view, "read", Transition)
+        view = self._view if view is None else as_part("view", view, View, "Transition()")
         with self._lock:
             rows = self._live(ids)
             usable = view.usable(rows, ids)
@@ -258,13 +259,13 @@ class ReplayBuffer:
         with self._lock:
             rows = self._rows
             if rows is None:
-                return
+                return iter(())
             runs = rows.segments()
-            heads = rows.data[[ids[0] % self._capacity for ids in runs]]
-            lasts = rows.data[[ids[-1] % self._capacity for ids in runs]]
-            whole = (heads["link_step"] == 0).tolist()
-            ended = (lasts["terminated"] | lasts["truncated"]).tolist()
-        yield from map(Segment, runs, whole, ended)
+            heads = [ids[0] % self._capacity for ids in runs]
+            lasts = [ids[-1] % self._capacity for ids in runs]
+            whole = (rows.data["link_step"][heads] == 0).tolist()
+            ended = (rows.data["terminated"][lasts] | rows.data["truncated"][lasts]).tolist()
+        return map(Segment, runs, whole, ended)
 
     def field(self, name: str) -> Any:
         """A stored field by slot (id % capacity): a read-only window on the rows, [size, ...], nested as the field is.
@@ -289,20 +290,22 @@ class ReplayBuffer:
         return rows
 
     def _draw(self, rows: Rows, n: int) -> tuple[Ids, Floats]:
-        ids, probabilities = self.sampler.draw(n, self._rng)
-        usable = self.view.usable(rows, ids)
+        ids, probabilities = self._sampler.draw(n, self._rng)
+        usable = self._view.usable(rows, ids)
         if usable is None:
             return ids, probabilities
         for _ in range(MOST_REDRAWS):
             missing = np.flatnonzero(~usable)
             if not missing.size:
                 return ids, probabilities
-            drawn, shares = self.sampler.draw(missing.size, self._rng)
-            found = self.view.usable(rows, drawn)
-            fresh = ~np.isin(drawn, ids[usable]) if self.sampler.distinct else np.ones(missing.size, bool)
+            drawn, shares = self._sampler.draw(missing.size, self._rng)
+            found = self._view.usable(rows, drawn)
+            fresh = ~np.isin(drawn, ids[usable]) if self._sampler.distinct else np.ones(missing.size, bool)
             ids[missing], probabilities[missing] = drawn, shares
             usable[missing] = fresh if found is None else fresh & found
-        raise ValueError(f"sample: the view {self.view!r} could use too few of the transitions in {MOST_REDRAWS} draws")
+        raise ValueError(
+            f"sample: the view {self._view!r} could use too few of the transitions in {MOST_REDRAWS} draws"
+        )
 
     def update_priorities(self, indices: ArrayLike, td_error: ArrayLike) -> PriorityReport:
         """Sets the priorities of `indices` (ids, [n]) to |td_error| ([n]) + epsilon.
@@ -325,12 +328,12 @@ class ReplayBuffer:
             if live < 0:
                 wrong = ids[-1 - live]
                 raise ValueError(f"indices: {wrong} was never given out; ids so far are 0 to {added - 1}")
-            priorities = self.sampler.priorities(errors)
-            members = self.view.members(rows, ids) if rows is not None else None
+            priorities = self._sampler.priorities(errors)
+            members = self._view.members(rows, ids) if rows is not None else None
             if members is None:
-                updated = self.sampler.update(ids, priorities)
+                updated = self._sampler.update(ids, priorities)
             else:
-                updated = min(self.sampler.update(members[0], priorities[members[1]]), live)
+                updated = min(self._sampler.update(members[0], priorities[members[1]]), live)
             report = PriorityReport(updated, len(ids) - live)
             self._updated += report.updated
             self._stale += report.stale
@@ -360,7 +363,40 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that hold transitions and what the sampler knows of them."""
-        return (self._rows.nbytes if self._rows is not None else 0) + self.sampler.nbytes
+        return (self._rows.nbytes if self._rows is not None else 0) + self._sampler.nbytes
+
+    @property
+    def sampler(self) -> Sampler:
+        """What decides which transitions are drawn. Another one starts with what is here, all of it new to it.
+
+        Raises TypeError where it is no sampler, ValueError where it belongs to a buffer already.
+        """
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: Sampler) -> None:
+        as_part("sampler", sampler, Sampler, "Uniform()")
+        with self._lock:
+            sampler.attach(self._capacity)
+            rows = self._rows
+            if rows is not None and rows.oldest > 0:
+                sampler.added(0, rows.oldest)
+                sampler.cleared()
+            if rows is not None and not rows.empty:
+                sampler.added(rows.oldest, len(rows))
+            self._sampler = sampler
+
+    @property
+    def view(self) -> View:
+        """What decides what an id means. Another one reads the rows as the first one had them made.
+
+        Raises TypeError where it is no view.
+        """
+        return self._view
+
+    @view.setter
+    def view(self, view: View) -> None:
+        self._view: View = as_part("view", view, View, "Transition()")
 
     @property
     def seed(self) -> Any:
@@ -400,7 +436,7 @@ class ReplayBuffer:
             if self._rows is not None:
                 self._cleared += len(self._rows)
                 self._rows.clear()
-                self.sampler.cleared()
+                self._sampler.cleared()
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
@@ -414,12 +450,12 @@ class ReplayBuffer:
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
-        self.sampler.check_valid()
+        self._sampler.check_valid()
         if self._rows is not None:
             self._rows.check_valid()
 
     def __repr__(self) -> str:
-        parts = f"{type(self.sampler).__name__}, {type(self.view).__name__}"
+        parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"
         return f"ReplayBuffer({len(self)} of {self._capacity} transitions, {self._streams} streams, {parts})"
 
 
@@ -445,14 +481,6 @@ def _whole_number(name: str, value: Any, most: int) -> int:
     if not 1 <= number <= most:
         raise ValueError(f"{name}: expected 1 to {most}, given {number}")
     return number
-
-
-def _part(name: str, part: Any, verb: str, default: type) -> Any:
-    if part is None:
-        return default()
-    if isinstance(part, type) or not hasattr(part, verb):
-        raise TypeError(f"{name}: expected a {name} such as {default.__name__}(), given {part!r}")
-    return part
 
 
 def _readonly(records: NDArray[Any], node: Node) -> Any:

@@ -20,6 +20,7 @@ from replaybank.rows import (
     FIRST,
     IS_FIRST,
     LAST,
+    LAST_STEP,
     LINKS,
     MASK,
     NEXT_OBS,
@@ -85,6 +86,7 @@ def append(
         before = int(-2 - newest[owner] if closed else newest[owner])
         previous = before % capacity
         goes_on = before >= oldest and not closed and not _ended(rows[previous])
+        goes_on = goes_on and rows[step_link][previous] < LAST_STEP
         if goes_on:
             after = _next_stack(store, before, _stack(store, before, frames, zero, oldest))
             goes_on = after is not None and all(

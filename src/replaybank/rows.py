@@ -14,6 +14,7 @@ from replaybank.stacking import Stacking
 # Links are 32-bit distances in ids.
 MAX_CAPACITY = 2**31 - 1
 NONE = 2**32 - 1  # no tail, no frames put aside
+LAST_STEP = 2**32 - 1  # after so many steps a new segment begins
 LINKS = ("link_next", "link_previous", "link_tail", "link_step")
 STACK_LINKS = ("link_older", "link_next_older")
 # Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
@@ -33,8 +34,8 @@ class Rows:
 
     `data` holds `capacity` records: the schema's fields and four links, each a 32-bit distance in ids or an index:
     to the next row of the stream (0: none), to the previous one (0: none, and none either where that row has left),
-    to the tail (NONE: none), and how many steps the segment took before. A live row has either a next row or a
-    tail: that is its next observation.
+    to the tail (NONE: none), and how many steps the segment took before (up to LAST_STEP). A live row has either a next
+    row or a tail: that is its next observation.
 
     `stack`: observations are stacks of frames, of which rows and tails hold the newest. The older frames are those of
     the rows before; where they are not (and no padding either), `older` holds them, for the row's observation or its
@@ -138,8 +139,9 @@ class Rows:
         """
         if self.stack is not None:
             used, free = self._cursor[4:].tolist()
-            if used - free + 2 * max(lead, 1) > len(self.older):
-                self._keep_aside(2 * (used + max(lead, 1)))
+            most = 2 * self.capacity  # two stacks a row
+            if min(used - free + 2 * max(lead, 1), most) > len(self.older):
+                self._keep_aside(min(2 * (used + max(lead, 1)), most))
             if self.stack.axis != 0:
                 given = dict(zip(self.schema.leaves, values, strict=True))
                 for leaf, value in given.items():

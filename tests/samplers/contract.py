@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -233,6 +234,47 @@ class SamplerContract:
         sampler.update(np.arange(self.added_so_far, self.added_so_far + 10), np.full(10, 77.0))
         sampler.cleared()
         np.testing.assert_equal(state, kept)
+
+    def test_ids_it_was_not_told_of_come_in_with_the_next(self) -> None:
+        """An interrupt between a buffer's add and its sampler's; on an empty one, a full one, across a whole lap."""
+        for before, missed in ((0, 5), (3, 5), (CAPACITY + 3, 5), (9, CAPACITY + 2), (CAPACITY, CAPACITY - 1)):
+            sampler, twin = self.make(), self.make()
+            for one in (sampler, twin):
+                one.attach(CAPACITY)
+                one.added(0, before)
+            sampler.added(before + missed, 2)
+            twin.added(before, missed + 2)
+            sampler.check_valid()
+            np.testing.assert_equal(sampler.state(), twin.state())
+            drawn = [one.draw(1, np.random.default_rng(3)) for one in (sampler, twin)]
+            np.testing.assert_array_equal(drawn[0], drawn[1])
+
+    def test_a_buffer_may_be_given_another_sampler(self) -> None:
+        """It starts with what is in the buffer: all of it, and nothing that has left or was cleared away."""
+        for before, after in ((0, 0), (0, 5), (0, 100), (30, 0), (30, 5), (100, 5), (100, 100)):
+            buffer = rb.ReplayBuffer(CAPACITY, seed=0)
+            for t in range(before):
+                buffer.add(*step(t))
+            buffer.clear()
+            for t in range(before, before + after):
+                buffer.add(*step(t))
+            buffer.sampler = self.make()
+            buffer.check_valid()
+            live = range(max(before, before + after - CAPACITY), before + after)
+            if after:
+                assert {int(buffer.sample(1).indices[0]) for _ in range(30)} <= set(live)
+                assert math.isclose(buffer.sampler.probability_of(np.array(live)).sum(), 1.0)
+            for t in range(before + after, before + after + 50):
+                buffer.add(*step(t))
+            buffer.check_valid()
+
+    def test_a_sampler_of_another_buffer_is_refused_and_changes_nothing(self) -> None:
+        sampler = self.attached()
+        buffer = rb.ReplayBuffer(10)
+        kept = buffer.sampler
+        with pytest.raises(ValueError, match="belongs to another buffer"):
+            buffer.sampler = sampler
+        assert buffer.sampler is kept
 
     # ---- one buffer each ----
 

@@ -83,10 +83,11 @@ def test_draws_come_as_often_as_the_mixture_says() -> None:
     assert chi_square(counts, 0.8 * expected + 0.2 / SIZE) < P_MIN
 
 
-class Only:
+class Only(rb.Uniform):
     """A sampler that always gives one id, and counts."""
 
     def __init__(self, id_: int) -> None:
+        super().__init__()
         self.id_ = id_
         self.drawn = 0
         self.samples = 0
@@ -102,9 +103,6 @@ class Only:
     def weights(self, probabilities: np.ndarray) -> np.ndarray:
         self.samples += 1
         return np.ones(len(probabilities), np.float32)
-
-    def attach(self, capacity: int) -> None: ...
-    def added(self, first_id: int, n: int) -> None: ...
 
 
 @pytest.mark.parametrize("n", [1, 3, 10, 64])
@@ -226,3 +224,19 @@ SAME = rb.Uniform()
 def test_bad_settings_are_refused_by_name(parts: Any, settings: Any, error: type, words: str) -> None:
     with pytest.raises(error, match=f"Mixture: .*{words}.*given"):
         rb.Mixture(parts, **settings)
+
+
+@pytest.mark.parametrize("newest", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_a_part_that_always_gives_the_newest_adds_counts_whichever_part_drew(newest: int, first: bool) -> None:
+    """Half of eight come from Combined: the newest, and uniform ones for the rest; P is what an id's share comes to."""
+    parts: list[tuple[float, Sampler]] = [(1, rb.Combined(newest=newest)), (1, rb.Uniform())]
+    buffer = rb.ReplayBuffer(SIZE, sampler=rb.Mixture(parts if first else parts[::-1]), seed=0)
+    for t in range(SIZE):
+        buffer.add(*step(t))
+    expected = np.full(SIZE, (4 - newest) / 4 / SIZE * 0.5 + 0.5 / SIZE)
+    expected[-newest:] += 0.5 / 4
+    assert math.fsum(expected) == pytest.approx(1.0)
+    for _ in range(50):
+        batch = buffer.sample(8)
+        np.testing.assert_allclose(batch.probabilities, expected[batch.indices], rtol=1e-13)

@@ -359,8 +359,9 @@ def test_a_view_set_later_reads_rows_as_they_are():
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"k": 0}, "k must be an integer of at least 1, given 0"),
+        ({"k": 0}, r"k must be an integer of at least 1 \(at most 2147483647\), given 0"),
         ({"k": 2.5}, "k must be an integer"),
+        ({"k": 2**62}, "k must be an integer"),
         ({"k": 4, "axis": 1}, r"axis must be 0 \(first\) or -1 \(last\), given 1"),
         ({"k": 4, "padding": "same"}, 'padding must be "reset" or "zero", given \'same\''),
         ({"k": 4, "adds": "both"}, 'adds must be "stacks" or "frames"'),
@@ -389,3 +390,30 @@ def test_a_stack_of_another_shape_is_refused_and_changes_nothing(axis):
     assert len(buffer) == 0
     buffer.add(good.astype(np.int64), 0, 0.0, good.tolist(), False, False)
     assert len(buffer) == 1
+
+
+def test_single_frames_cannot_be_read_from_rows_that_keep_stacks():
+    """A frame is larger there than what a row keeps of one: what lies behind the row would be read."""
+    buffer, _ = lived("plain", 30, 1, rb.FrameStack(K), (K, 5, 3), 0, "reset")
+    view = rb.FrameStack(K, adds="frames")
+    id_ = usable_ids(buffer)[-1]
+    with pytest.raises(ValueError, match=f'adds="frames", but this buffer keeps stacks of {K} frames'):
+        buffer.read([id_], view=view)
+    buffer.view = view
+    with pytest.raises(ValueError, match='adds="frames"'):
+        buffer.sample(1)
+
+
+def test_room_for_frames_that_are_put_aside_is_at_most_two_stacks_a_row():
+    """However many come at once; stacks that fit nothing, so that every row needs both."""
+    capacity, n = 5, 1000
+    buffer = rb.ReplayBuffer(capacity, {"obs": ("uint8", (K, 2)), "action": "int64"}, view=rb.FrameStack(K))
+    rng = np.random.default_rng(0)
+    obs, after = rng.integers(0, 256, (2, n, K, 2), np.uint8)
+    for _ in range(3):
+        buffer.extend(obs, np.zeros(n, int), np.zeros(n), after, np.zeros(n, bool), np.zeros(n, bool))
+        buffer.check_valid()
+    assert len(buffer._rows.older) == 2 * capacity
+    batch = buffer.read(np.arange(3 * n - capacity, 3 * n))
+    assert same_bytes(batch.obs, obs[-capacity:])
+    assert same_bytes(batch.next_obs, after[-capacity:])

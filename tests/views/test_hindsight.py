@@ -254,3 +254,20 @@ def test_stacks_of_frames_are_no_goals() -> None:
     for view in (rb.Hindsight(distance), rb.Sequence(3)):
         with pytest.raises(ValueError, match="keeps stacks of frames"):
             buffer.read([0], view)
+
+
+def test_a_buffer_of_stacks_is_refused_and_leaves_the_view_as_it_was() -> None:
+    """Both buffers have one schema, and rows of different layouts."""
+    schema = rb.Schema.of(
+        {"obs": dict.fromkeys(("achieved_goal", "desired_goal"), ("float32", (2,))), "action": "int64"}
+    )
+    stacks, plain = rb.ReplayBuffer(9, schema, view=rb.FrameStack(2)), rb.ReplayBuffer(9, schema)
+    view = rb.Hindsight(lambda achieved, desired, info: np.zeros(len(achieved)), k=0)
+    obs, after = ({name: np.float32([t, t + 1]) for name in schema.fields["obs"]} for t in (0, 1))  # type: ignore[union-attr]
+    for buffer in (stacks, plain):
+        buffer.add(obs, 7, 2.0, after, False, False)
+    with pytest.raises(ValueError, match="keeps stacks of frames"):
+        stacks.read([0], view)
+    batch = plain.read([0], view)
+    assert same_bytes(batch.obs["desired_goal"][0], obs["desired_goal"])
+    assert (batch.action.item(), batch.reward.item()) == (7, 2.0)

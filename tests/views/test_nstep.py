@@ -130,3 +130,9 @@ def test_gamma_must_be_a_discount(gamma: object) -> None:
     for view in (lambda: rb.NStep(3, gamma), lambda: rb.Transition(gamma)):
         with pytest.raises((ValueError, TypeError), match="gamma"):
             view()
+
+
+def test_n_beyond_the_buffer_is_the_sum_to_the_end_and_costs_no_more() -> None:
+    """Monte Carlo returns: what is asked for is never longer than what there is, nor is the memory for it."""
+    rows = by_id(run([1, 2, 4], {2: "terminated"}, rb.NStep(10**12, 0.5)))
+    assert [row[:2] for row in rows] == [(3.0, 0.0), (4.0, 0.0), (4.0, 0.0)]

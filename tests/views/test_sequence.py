@@ -375,3 +375,35 @@ def test_a_pickled_buffer_goes_on_across_ends() -> None:
     ids = np.arange(len(told) - 50, len(told) + 3)
     assert same_batch(buffer.read(ids), twin.read(ids))
     assert buffer.read(ids).is_first[:, 1:].any()
+
+
+def test_a_stride_beyond_the_buffer_is_one_sequence_a_segment() -> None:
+    buffer, told = live(40, 2, 60, seed=6, sampler=rb.Prioritized(alpha=1.0, epsilon=0.0))
+    view = buffer.view = rb.Sequence(3, stride=10**12)
+    ids = np.arange(len(told) - 40, len(told))
+    usable = view.usable(buffer._rows, ids)  # type: ignore[arg-type]
+    assert usable is not None
+    id_ = int(ids[usable][-1])
+    buffer.update_priorities([id_], [77.0])
+    mine = [row.id for row in told[-40:] if (row.stream, row.segment) == (told[id_].stream, told[id_].segment)]
+    assert np.flatnonzero(buffer.sampler.priority_of(ids) == 77.0).tolist() == [i - ids[0] for i in mine]  # type: ignore[attr-defined]
+
+
+def test_settings_are_kept_whatever_form_they_come_in() -> None:
+    """Names from an iterator come once; a list may change; flags may be NumPy's or 0 and 1."""
+    names = ["state"]
+    buffer, _ = live(40, 2, 60, seed=6)
+    expected = rb.Sequence(3, at_start=("state",), across_episodes=True)
+    for at_start in (names, iter(names)):
+        view = rb.Sequence(3, at_start=at_start, across_episodes=np.bool_(True), pad=1)  # type: ignore[arg-type]
+        names.append("unknown")
+        for n in (1, 2):
+            ids = np.arange(n) + buffer.stats()["added"] - 40
+            assert same_batch(buffer.read(ids, view), buffer.read(ids, expected))
+        names.pop()
+
+
+def test_a_batch_beyond_what_numpy_can_hold_says_so() -> None:
+    buffer, _ = live(40, 2, 60, seed=6)
+    with pytest.raises(ValueError, match=r"a batch of .* GiB was asked for; the most is 2 GiB"):
+        buffer.read([buffer.stats()["added"] - 1], rb.Sequence(10**9))

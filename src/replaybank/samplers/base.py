@@ -60,7 +60,11 @@ class Sampler(Protocol):
         ...
 
     def added(self, first_id: int, n: int) -> None:
-        """Ids first_id … first_id + n - 1 came in; those older than the last `capacity` ones left."""
+        """Ids first_id … first_id + n - 1 came in; those older than the last `capacity` ones left.
+
+        Ids that came in before and that it was not told of (an interrupt, an error in another sampler) come in, too.
+        The buffer holds all of them already: what is raised here reaches the caller of `add`, and takes nothing back.
+        """
         ...
 
     def cleared(self) -> None:

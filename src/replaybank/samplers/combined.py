@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached_once, whole_number
 from replaybank.samplers.uniform import Uniform
+
+NONE_DRAWN = np.empty(0, np.int64), np.empty(0)
 
 
 class Combined:
@@ -28,10 +31,11 @@ class Combined:
     """
 
     def __init__(self, sampler: Sampler | None = None, newest: int = 1) -> None:
-        self._sampler: Sampler = Uniform() if sampler is None else as_sampler("Combined", sampler)
+        self._sampler: Sampler = Uniform() if sampler is None else as_part("Combined", sampler, Sampler, "Uniform()")
         self._newest = whole_number("Combined", "newest", newest)
         self._window: Window | None = None
         self._due = True  # whether this call of `sample` has not had its newest ones yet
+        self._shares = (1, 1)  # what the last draw was made of: so many of the newest, of so many in all
 
     def attach(self, capacity: int) -> None:
         window = attached_once(self._window, capacity)
@@ -66,21 +70,22 @@ class Combined:
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         sure = self._sure(n)
+        ids, probabilities = self._sampler.draw(n - sure, rng) if sure < n else NONE_DRAWN
+        self._due, self._shares = False, (sure, n)
         if not sure:
-            return self._sampler.draw(n, rng)
+            return ids, probabilities
         newest = self.window.added - 1 - np.arange(sure)
-        if sure == n:
-            self._due = False
-            return newest, np.full(n, 1.0 / n)
-        drawn, probabilities = self._sampler.draw(n - sure, rng)
-        self._due = False
-        ids = np.concatenate([newest, drawn])
-        rest = np.concatenate([self._sampler.probability_of(newest), probabilities])
-        return ids, ((ids >= newest[-1]) + (n - sure) * rest) / n
+        ids = np.concatenate([newest, ids])
+        return ids, self._mixed(ids, np.concatenate([self._sampler.probability_of(newest), probabilities]))
 
     def probability_of(self, ids: Ids) -> Floats:
-        """Of a draw of one: that is the newest, where this call of `sample` has not had it yet."""
-        return (ids == self.window.added - 1).astype(np.float64) if self._due else self._sampler.probability_of(ids)
+        """As in the draw that this call of `sample` has had; before it, of a draw of one: that is the newest."""
+        return self._mixed(ids, self._sampler.probability_of(ids))
+
+    def _mixed(self, ids: Ids, rest: Floats) -> Floats:
+        """Expected shares of a batch, where those of the sampler's part of it are `rest`."""
+        sure, n = (1, 1) if self._due else self._shares
+        return ((ids >= self.window.added - sure) + (n - sure) * rest) / n
 
     @property
     def distinct(self) -> bool:
@@ -115,10 +120,3 @@ class Combined:
     def _sure(self, n: int) -> int:
         """How many of a batch of n are the newest."""
         return min(self._newest, n, len(self.window)) if self._due else 0
-
-
-def as_sampler(owner: str, sampler: Any) -> Any:
-    """`sampler` if it is one, else TypeError."""
-    if isinstance(sampler, type) or not hasattr(sampler, "draw"):
-        raise TypeError(f"{owner}: expected a sampler such as Uniform(), given {sampler!r}")
-    return sampler

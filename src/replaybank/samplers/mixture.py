@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached_once, not_negative
-from replaybank.samplers.combined import as_sampler
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule, value_at
 
@@ -157,7 +157,7 @@ def _parts(parts: Any) -> tuple[list[Sampler], list[float]]:
         weight, sampler = part
         if not not_negative("Mixture", "weight", weight) > 0:
             raise ValueError(f"Mixture: weight must be above 0, given {weight!r}")
-        samplers.append(as_sampler("Mixture", sampler))
+        samplers.append(as_part("Mixture", sampler, Sampler, "Uniform()"))
         weights.append(float(weight))
     if not samplers:
         raise ValueError(f"Mixture: expected at least one pair (weight, sampler), given {parts!r}")

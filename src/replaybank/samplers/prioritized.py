@@ -130,7 +130,7 @@ class Prioritized:
         if priority != self._newcomer[0]:
             self._newcomer = (priority, float(_power(np.array([priority]), self._alpha)[0]))
         end = first_id + n
-        n = min(n, window.capacity)
+        n = min(end - window.added, window.capacity)  # with those that it was not told of
         window.extend_to(end)
         self._raw.fill(end - n, n, priority)
         self._masses.fill(end - n, n, self._newcomer[1])

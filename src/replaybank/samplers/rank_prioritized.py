@@ -82,13 +82,13 @@ class RankPrioritized:
     def added(self, first_id: int, n: int) -> None:
         window = self.window
         size, end = len(window), first_id + n
+        n = end - window.added  # with those that it was not told of
         priority = self._order.largest(window.oldest, window.added) or 1.0
         if n > window.capacity:  # all leave, and some never come in
             self._order.clear()
             window.extend_to(end - window.capacity)
             window.clear()
-        priorities = np.empty(end - window.added)
-        priorities.fill(priority)
+        priorities = np.full(end - window.added, priority)
         self._order.add(window.oldest, window.added, priorities)
         window.extend_to(end)
         if len(window) > size:

@@ -18,7 +18,8 @@ class SampleOnce:
 
     What is added during an epoch joins it; what is overwritten leaves it. A batch at the end of an epoch goes on into
     the next one, and still holds no transition twice: those it has from the old epoch come later in the new one. More
-    than the buffer holds is refused (ValueError). What the view refuses counts as drawn.
+    than the buffer holds is refused (ValueError). What the view refuses counts as drawn, and so
+    does what a `sample` drew that then failed.
 
     Weights are 1. `probabilities` are 1 / len(buffer): over all shuffles each draw of an epoch is each transition
     equally often (exactly so where nothing is added meanwhile). Priorities are ignored.
@@ -50,6 +51,7 @@ class SampleOnce:
     def added(self, first_id: int, n: int) -> None:
         window = self.window
         end = first_id + n
+        n = end - window.added  # with those that it was not told of
         if n > window.capacity:  # all leave, and some never come in
             self._counts[:] = 0
             n = window.capacity

@@ -16,7 +16,9 @@ from replaybank.stacking import Stacking
 class View(Protocol):
     """Decides what an id means: a transition, an n-step transition, a stack of frames, a sequence.
 
-    Views hold no data and may be shared; their settings may change at any time.
+    Views hold no data and may be shared by buffers. What they set is read at each call: a view may let its settings
+    change (`NStep`) or not (`Sequence`); a buffer may be given another view. Only what `stack` says is fixed for good,
+    when the rows are made.
     """
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:

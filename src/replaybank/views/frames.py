@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.batch import Batch
-from replaybank.rows import Rows
+from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.schema import Schema
 from replaybank.stacking import Axis, Stacking
 from replaybank.views.gather import Gather, gather_for
@@ -45,8 +45,8 @@ class FrameStack:
         adds: Literal["stacks", "frames"] = "stacks",
         view: Transition | NStep | None = None,
     ) -> None:
-        if not (isinstance(k, int | np.integer) and k >= 1):
-            raise ValueError(f"FrameStack: k must be an integer of at least 1, given {k!r}")
+        if not (isinstance(k, int | np.integer) and 1 <= k <= MAX_CAPACITY):
+            raise ValueError(f"FrameStack: k must be an integer of at least 1 (at most {MAX_CAPACITY}), given {k!r}")
         if axis not in (0, -1):
             raise ValueError(f"FrameStack: axis must be 0 (first) or -1 (last), given {axis!r}")
         if padding not in ("reset", "zero"):
@@ -76,7 +76,11 @@ class FrameStack:
 
     def _reads(self, rows: Rows) -> Stacking | None:
         """How these rows are read: by single frames, or as they keep stacks (not at all, where they were made so)."""
-        return self._stacking if self._stacking.new_axis else rows.stack
+        if not self._stacking.new_axis:
+            return rows.stack
+        if rows.stack is not None:
+            raise ValueError(f'{self!r}: adds="frames", but this buffer keeps stacks of {rows.stack.frames} frames')
+        return self._stacking
 
     def __repr__(self) -> str:
         s = self._stacking

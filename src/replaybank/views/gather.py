@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ BOOKKEEPING: dict[str, Node] = {
 }
 SOURCES = {"next_obs": NEXT_OBS, "terminated": LAST, "truncated": LAST}  # the rest: FIRST
 LINE = 64
+MOST_NBYTES = 2**31 - 1  # of a NumPy dtype
 KEPT_SIZES = 64  # batch sizes whose layout is remembered
+# The dtype of a column, and its shape.
+Column: TypeAlias = tuple[np.dtype[Any], tuple[int, ...]]
 
 
 class Windows(NamedTuple):
@@ -84,7 +87,9 @@ class Gather:
 
     def _layout(self, n: int, shared: bool) -> Layout:
         """The block for n items: columns, each at the start of a cache line; and the plans of copies into it."""
-        names, formats, offsets, copies, stacks, end = [], [], [], [], [], 0
+        columns: dict[str, Column] = {}
+        copies: dict[str, tuple[int, int, int]] = {}  # source, offset, bytes of one item
+        stacks: dict[str, tuple[int, int, int]] = {}
         places: dict[Leaf, Places] = {}
         for leaf in (leaf for node in self._nodes.values() for leaf in leaves_of(node)):
             source, shape = leaf.path[0], (n, *leaf.shape)
@@ -97,23 +102,40 @@ class Gather:
                 places[leaf] = Cut(leaf.name, 0, k, order, item)
                 shape = (n, k + shared, *column)
                 which = BOTH_STACKS if shared else STACK if source == "obs" else NEXT_STACK
-                stacks.append((which, self._offsets[leaf], frame.nbytes, end))
+                stacks[leaf.name] = which, self._offsets[leaf], frame.nbytes
             elif source == "discount":
-                copies.append((DISCOUNT, 0, leaf.nbytes, end))
+                copies[leaf.name] = DISCOUNT, 0, leaf.nbytes
             elif source in self.schema.fields:
-                copies.append((SOURCES.get(source, FIRST), self._offsets[leaf], leaf.nbytes, end))
+                copies[leaf.name] = SOURCES.get(source, FIRST), self._offsets[leaf], leaf.nbytes
             places.setdefault(leaf, leaf.name)
-            names.append(leaf.name)
-            formats.append((leaf.dtype, shape))
-            offsets.append(end)
-            end += -(-leaf.dtype.itemsize * math.prod(shape) // LINE) * LINE
-        dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": end})
+            columns[leaf.name] = leaf.dtype, shape
+        dtype, offsets = block_of(columns)
         if len(self._layouts) >= KEPT_SIZES:
             self._layouts.clear()
         fields = {name: _nested(node, places) for name, node in self._nodes.items() if name not in DRAWN}
-        plans = np.array(copies, np.int64), np.array(stacks, np.int64).reshape(-1, 4)
-        layout = self._layouts[n, shared] = Layout(dtype, fields, *plans)
+        layout = self._layouts[n, shared] = Layout(dtype, fields, plan_of(copies, offsets), plan_of(stacks, offsets))
         return layout
+
+
+def block_of(columns: Mapping[str, Column]) -> tuple[np.dtype[Any], dict[str, int]]:
+    """The dtype of a block with these columns, each at the start of a cache line, and where each begins.
+
+    Raises ValueError where that is larger than NumPy's dtypes can be.
+    """
+    offsets, end = {}, 0
+    for name, (dtype, shape) in columns.items():
+        offsets[name] = end
+        end += -(-dtype.itemsize * math.prod(shape) // LINE) * LINE
+    if end > MOST_NBYTES:
+        raise ValueError(f"a batch of {end / 2**30:.1f} GiB was asked for; the most is 2 GiB: ask for fewer at a time")
+    formats = {"names": list(columns), "formats": list(columns.values())}
+    layout: Any = {**formats, "offsets": list(offsets.values()), "itemsize": end}
+    return np.dtype(layout), offsets
+
+
+def plan_of(copies: Mapping[str, tuple[int, int, int]], offsets: Mapping[str, int]) -> NDArray[np.int64]:
+    """What is copied into which column (source, offset, bytes of one item), with where the column begins: [m, 4]."""
+    return np.array([(*copy, offsets[name]) for name, copy in copies.items()], np.int64).reshape(-1, 4)
 
 
 def gather_for(rows: Rows, known: Gather | None, stack: Stacking | None = None) -> Gather:

@@ -124,12 +124,12 @@ class Hindsight:
 
     def _gather(self, rows: Rows) -> Gather:
         """How these rows become batches; checks that they hold goals."""
+        if rows.stack is not None:
+            raise ValueError("Hindsight: this buffer keeps stacks of frames; goals cannot be replaced in them")
         known = self._known.get("gather")
         if known is None or known.schema is not rows.schema:
             self._leaves(rows.schema)
             known = self._known["gather"] = Gather(rows, told=RELABELED)
-        if rows.stack is not None:
-            raise ValueError("Hindsight: this buffer keeps stacks of frames; goals cannot be replaced in them")
         return known
 
     def _leaves(self, schema: Schema) -> tuple[Leaf, Leaf]:

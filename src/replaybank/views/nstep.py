@@ -51,7 +51,7 @@ class NStep:
 
     def windows(self, rows: Rows, ids: NDArray[np.int64]) -> Windows:
         """From each transition to the last of its n steps."""
-        path, lengths = rows.walk(ids, self._n - 1)
+        path, lengths = rows.walk(ids, min(self._n, len(rows)) - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
         reward = rows.schema.fields["reward"]
         assert isinstance(reward, Leaf)

@@ -14,7 +14,7 @@ from replaybank.batch import DRAWN, Batch, Cut, Places
 from replaybank.convert import as_numeric
 from replaybank.rows import AHEAD, CHAIN, DISCOUNTS, IS_FIRST, MASK, START, STEPS, VALID, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
-from replaybank.views.gather import BOOKKEEPING, KEPT_SIZES, LINE
+from replaybank.views.gather import BOOKKEEPING, KEPT_SIZES, Column, block_of, plan_of
 from replaybank.views.transition import discount_factor
 
 # What a batch of sequences holds besides the fields, and the part each is.
@@ -87,6 +87,9 @@ class Sequence:
             raise ValueError(f"Sequence: eta must be in [0, 1], given {self.eta!r}")
         if isinstance(self.at_start, str):
             raise TypeError(f"Sequence: at_start must be a tuple of names, given {self.at_start!r}")
+        object.__setattr__(self, "at_start", tuple(self.at_start))  # a list could change, an iterator runs out
+        for flag in ("pad", "across_episodes"):
+            object.__setattr__(self, flag, bool(getattr(self, flag)))
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         if rows.stack is not None:
@@ -118,9 +121,9 @@ class Sequence:
             return None
         live = np.flatnonzero(ids >= rows.oldest)
         starts, taken, back = self._back(rows, ids[live])
-        path, lengths = rows.walk(starts, self.stride - 1)
+        path, lengths = rows.walk(starts, min(self.stride, len(rows)) - 1)
         # A cell whose beginning has left is that much shorter.
-        inside = np.arange(self.stride) < np.minimum(lengths, self.stride - (back - taken))[:, None]
+        inside = np.arange(path.shape[1]) < np.minimum(lengths, self.stride - (back - taken))[:, None]
         return path[inside], np.repeat(live, inside.sum(axis=1))
 
     def priority(self, td_error: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
@@ -161,7 +164,7 @@ class Sequence:
             if name not in schema.extras:
                 known = ", ".join(schema.extras) or "none"
                 raise ValueError(f"Sequence: at_start: expected extra fields of this buffer ({known}), given {name!r}")
-        columns: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        columns: dict[str, Column] = {
             leaf.name: (leaf.dtype, (n,)) for name in DRAWN for leaf in leaves_of(BOOKKEEPING[name])
         }
         copies: dict[str, tuple[int, int, int]] = {}  # part, offset, bytes of one step
@@ -176,23 +179,14 @@ class Sequence:
                 columns[leaf.name] = (leaf.dtype, (n, *steps, *leaf.shape))
                 copies[leaf.name] = (part, rows.offset_of(leaf), leaf.nbytes)
         places = {name: self._places(name, node) for name, node in schema.fields.items()}
-        offsets, end = {}, 0
-        for name, (dtype, shape) in columns.items():
-            offsets[name] = end
-            end += -(-dtype.itemsize * int(np.prod(shape)) // LINE) * LINE
-        block = np.dtype(
-            {
-                "names": list(columns),
-                "formats": list(columns.values()),
-                "offsets": list(offsets.values()),
-                "itemsize": end,
-            }
-        )
-        plan = np.array([(*copy, offsets[name]) for name, copy in copies.items()], np.int64)
+        block, offsets = block_of(columns)
         if len(self._layouts) >= KEPT_SIZES:
             self._layouts.clear()
-        self._layouts[n] = Layout(schema, block, plan, places | {name: name for name in TOLD})
-        return self._layouts[n]
+        # Not read back: where buffers share the view, another thread may have put that of its own schema there.
+        layout = self._layouts[n] = Layout(
+            schema, block, plan_of(copies, offsets), places | {name: name for name in TOLD}
+        )
+        return layout
 
     def _part(self, name: str) -> tuple[int, tuple[int, ...] | None]:
         """The part that a field's columns are, and their axes of steps; None where another field's columns hold it."""
