@@ -177,6 +177,7 @@ def test_spaces_without_a_fixed_shape_are_named_with_their_place(space):
     [
         ({"obs": "float32"}, ValueError, "missing field 'action'"),
         ({"obs": "float32", "action": "int64", "weights": "f4"}, ValueError, "'weights' cannot name a field"),
+        ({"obs": "float32", "action": "int64", "link_next": "u4"}, ValueError, "'link_next' cannot name a field"),
         ({"obs": "nonsense", "action": "int64"}, TypeError, "obs: expected a dtype.*'nonsense'"),
         ({"obs": {"a": "U3"}, "action": "int64"}, TypeError, r'obs\["a"\]: expected a dtype of numbers'),
         ({"obs": None, "action": "int64"}, TypeError, "obs: expected a dtype"),

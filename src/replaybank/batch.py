@@ -141,7 +141,7 @@ class Batch:
         from replaybank.torch import tensors_of
 
         if self._columns is not self.block:
-            raise TypeError("to_torch: this batch holds tensors already")
+            raise TypeError("to_torch: expected a batch of NumPy arrays, as sampled; this one was converted already")
         block, places = self._packed()
         return Batch(block, places, tensors_of(block, device, dtype))
 

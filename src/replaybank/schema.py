@@ -89,8 +89,8 @@ class Schema:
             if name not in fields:
                 raise ValueError(f"schema: missing field {name!r}; given {', '.join(fields) or 'no fields'}")
         for name in fields:
-            if name in TAKEN or name.startswith("_"):
-                raise ValueError(f"schema: {name!r} cannot name a field: a batch uses that name itself")
+            if name in TAKEN or name.startswith(("_", "link_")):
+                raise ValueError(f"schema: {name!r} cannot name a field: batches and rows use that name themselves")
         obs = fields["obs"]
         if "next_obs" in fields and _shape_of(fields["next_obs"]) != _shape_of(obs):
             raise ValueError("schema: next_obs must be what obs is; leave it out")
