@@ -213,6 +213,14 @@ def test_a_pickle_holds_what_is_live_and_no_more():
     for i in range(10):
         buffer.add(np.full(100, i, np.float32), 0, 0.0, np.full(100, i + 1, np.float32), False, False)
     assert len(pickle.dumps(buffer)) < 20_000
+    for i in range(1000):
+        buffer.add(np.full(100, i, np.float32), 0, 0.0, np.full(100, i + 1, np.float32), False, False)
+    buffer.clear()
+    assert len(pickle.dumps(buffer)) < 3_000
+    buffer.add(np.ones(100, np.float32), 3, 0.0, np.ones(100, np.float32), False, False)
+    again = pickle.loads(pickle.dumps(buffer))
+    again.check_valid()
+    assert again.read([1010]).action.tolist() == [3]
     empty = pickle.loads(pickle.dumps(rb.ReplayBuffer(10)))
     empty.add(1.0, 0, 0.0, 2.0, False, False)
     assert len(empty) == 1

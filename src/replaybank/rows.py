@@ -270,10 +270,13 @@ class Rows:
         return _offset(self.dtype, ("obs", *leaf.path[1:]) if leaf.path[0] == "next_obs" else leaf.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        size = min(self.added, self.capacity)
+        begin, end = self.oldest % self.capacity, self.oldest % self.capacity + len(self)
+        if end > self.capacity:  # live rows wrap around
+            begin, end = 0, self.capacity
         return {
             "parts": (self.schema, self.capacity, self.streams, self.stack),
-            "data": self.data[:size],
+            "begin": begin,
+            "data": self.data[begin:end],
             "tails": self.tails[: self._cursor[2]],
             "free": self._free[: self._cursor[3]],
             "onward": self._onward[: self._cursor[2]],
@@ -286,8 +289,8 @@ class Rows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
         self.older, self._free_older = state["older"], np.empty(len(state["older"]), np.uint32)
-        targets = {"data": self.data, "tails": self.tails, "free": self._free, "onward": self._onward}
-        targets["free_older"] = self._free_older
+        targets = {"data": self.data[state["begin"] :], "tails": self.tails, "free": self._free}
+        targets |= {"onward": self._onward, "free_older": self._free_older}
         for name, target in targets.items():
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
