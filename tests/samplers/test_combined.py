@@ -189,3 +189,15 @@ def test_a_bad_number_is_refused(newest: Any) -> None:
 def test_what_is_no_sampler_is_refused(sampler: Any) -> None:
     with pytest.raises(TypeError, match=r"Combined: expected a sampler"):
         rb.Combined(sampler)
+
+
+def test_the_newest_come_with_weights_where_every_priority_is_zero() -> None:
+    """A batch that needs no draw of the sampler has no largest weight of the buffer to go by."""
+    sampler = rb.Combined(rb.Prioritized(epsilon=0.0, weight_norm="buffer"), newest=2)
+    buffer = rb.ReplayBuffer(10, sampler=sampler, seed=0)
+    for i in range(5):
+        buffer.add(float(i), 0, 0.0, i + 1.0, False, False)
+    buffer.update_priorities(np.arange(5), np.zeros(5))
+    batch = buffer.sample(2)
+    assert batch.indices.tolist() == [4, 3]
+    assert batch.weights.tolist() == [1, 1]

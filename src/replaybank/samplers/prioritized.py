@@ -159,7 +159,9 @@ class Prioritized:
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         beta = value_at(self._beta, self._samples)
         self._samples += 1
-        smallest = 0.0 if self._smallest is None else self._smallest.root / self._masses.root
+        smallest = math.nan  # the batch's own: also where every priority is 0, and only Combined has drawn
+        if self._smallest is not None and self._masses.root:
+            smallest = self._smallest.root / self._masses.root
         return importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
 
     def priorities(self, td_error: Floats) -> Floats:
