@@ -68,7 +68,6 @@ class ReplayBuffer:
     ) -> None:
         self._capacity = _whole_number("capacity", capacity, MAX_CAPACITY)
         self._streams = _whole_number("streams", streams, MAX_CAPACITY)
-        sampler = Uniform() if sampler is None else as_part("sampler", sampler, Sampler, "Uniform()")
         self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
@@ -78,7 +77,7 @@ class ReplayBuffer:
         self._sampled = self._updated = self._stale = self._cleared = 0
         if schema is not None:
             self._allocate(schema if isinstance(schema, Schema) else Schema.of(schema))
-        self.sampler = sampler
+        self.sampler = Uniform() if sampler is None else sampler
 
     # ---- adding ----
 
@@ -115,9 +114,8 @@ class ReplayBuffer:
             values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
-            if mask is None:
-                return self._append(values, self._lead, None)
-            return self._append_some(values, np.flatnonzero(self._streams_in(mask)))
+            owners = None if mask is None else np.flatnonzero(self._streams_in(mask))
+            return self._append(values, self._lead, owners, masked=mask is not None)
 
     def extend(
         self,
@@ -161,45 +159,26 @@ class ReplayBuffer:
             raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
         return chosen
 
-    def _append(self, values: dict[str, Any], lead: int, owners: NDArray[np.int64] | None) -> int:
-        """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted."""
+    def _append(self, values: dict[str, Any], lead: int, owners: NDArray[np.int64] | None, masked: bool = False) -> int:
+        """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted.
+
+        `masked`: there are values for each stream, of which only those of `owners` count; the others may be anything.
+        """
         rows = self._rows
         schema = Schema.inferred(values, lead) if rows is None else rows.schema
         leaves = schema.values(values)
-        first = -1 if rows is None or lead == 0 else rows.append(tuple(leaves), lead, owners)
+        n = max(lead, 1) if owners is None else len(owners)
+        first = -1 if rows is None or n == 0 else rows.append(tuple(leaves), lead, owners, masked)
         if first < 0:
+            if masked:
+                leaves, lead = _picked(schema, leaves, self._streams, lead, owners), n
             arrays = schema.arrays(leaves, lead)
-            if lead == 0:
+            if n == 0:
                 return 0 if rows is None else rows.added
             if rows is None:
                 rows = self._allocate(schema)
             first = rows.append(arrays, lead, owners)
             assert first >= 0, "converted arrays are what the kernel takes"
-        self._sampler.added(first, max(lead, 1))
-        return first
-
-    def _append_some(self, values: dict[str, Any], owners: NDArray[np.int64]) -> int:
-        """Appends those transitions of one a stream that belong to `owners`; the others may be anything."""
-        rows, n = self._rows, len(owners)
-        if rows is not None and n:
-            first = rows.append(tuple(rows.schema.values(values)), self._lead, owners, item_a_stream=True)
-            if first >= 0:
-                self._sampler.added(first, n)
-                return first
-        schema = Schema.inferred(values, self._lead) if rows is None else rows.schema
-        leaves = [
-            as_numeric(leaf.name, value) for leaf, value in zip(schema.leaves, schema.values(values), strict=True)
-        ]
-        if self._lead < 0:
-            leaves = [array[np.newaxis] for array in leaves]
-        for leaf, array in zip(schema.leaves, leaves, strict=True):
-            if array.shape[:1] != (self._streams,):
-                raise ValueError(f"{leaf.name}: expected a leading axis of {self._streams}, given shape {array.shape}")
-        arrays = schema.arrays([array[owners] for array in leaves], n)
-        if not n:
-            return 0 if rows is None else rows.added
-        rows = self._allocate(schema) if rows is None else rows
-        first = rows.append(arrays, n, owners)
         self._sampler.added(first, n)
         return first
 
@@ -471,6 +450,20 @@ def _named(
         "truncated": truncated,
         **extras,
     }
+
+
+def _picked(
+    schema: Schema, leaves: list[Any], streams: int, lead: int, owners: NDArray[np.int64] | None
+) -> list[NDArray[Any]]:
+    """Of leaf values with an item for each stream those of `owners`."""
+    picked = []
+    for leaf, value in zip(schema.leaves, leaves, strict=True):
+        array = as_numeric(leaf.name, value)
+        array = array[np.newaxis] if lead < 0 else array
+        if array.shape[:1] != (streams,):
+            raise ValueError(f"{leaf.name}: expected a leading axis of {streams}, given shape {array.shape}")
+        picked.append(array[owners])
+    return picked
 
 
 def _whole_number(name: str, value: Any, most: int) -> int:

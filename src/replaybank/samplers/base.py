@@ -153,6 +153,13 @@ def whole_number(owner: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def attached(window: Window | None) -> Window:
+    """The window of a sampler, or ValueError where it has none yet."""
+    if window is None:
+        raise ValueError("this sampler belongs to no buffer yet")
+    return window
+
+
 def attached_once(window: Window | None, capacity: int) -> Window:
     """A new window, or ValueError where the sampler has one already."""
     if window is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.parts import as_part
-from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached_once, whole_number
+from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, whole_number
 from replaybank.samplers.uniform import Uniform
 
 NONE_DRAWN = np.empty(0, np.int64), np.empty(0)
@@ -45,9 +45,7 @@ class Combined:
     @property
     def window(self) -> Window:
         """The ids that may be drawn."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     @property
     def sampler(self) -> Sampler:

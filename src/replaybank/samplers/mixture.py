@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.parts import as_part
-from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached_once, not_negative
+from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, not_negative
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule, value_at
 
@@ -55,9 +55,7 @@ class Mixture:
     @property
     def window(self) -> Window:
         """The ids that may be drawn."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     @property
     def parts(self) -> list[tuple[float, Sampler]]:

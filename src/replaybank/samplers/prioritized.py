@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes, not_negative
+from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule, value_at
 from replaybank.samplers.sum_tree import Tree
@@ -69,9 +69,7 @@ class Prioritized:
     @property
     def window(self) -> Window:
         """The ids that may be drawn."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     @property
     def alpha(self) -> float:

@@ -11,6 +11,7 @@ from replaybank.samplers.base import (
     Floats,
     Ids,
     Window,
+    attached,
     attached_once,
     magnitudes,
     not_negative,
@@ -52,9 +53,7 @@ class Recent:
     @property
     def window(self) -> Window:
         """The ids that are in the buffer."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     @property
     def eta(self) -> float | Schedule:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes, ones
+from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones
 
 WAITING, SIZE = range(2)
 
@@ -39,9 +39,7 @@ class SampleOnce:
     @property
     def window(self) -> Window:
         """The ids that may be drawn."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     @property
     def left(self) -> int:

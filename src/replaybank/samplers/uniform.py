@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.samplers.base import Floats, Ids, Window, attached_once, magnitudes, ones, spread
+from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones, spread
 
 
 class Uniform:
@@ -27,9 +27,7 @@ class Uniform:
     @property
     def window(self) -> Window:
         """The ids that may be drawn."""
-        if self._window is None:
-            raise ValueError("this sampler belongs to no buffer yet")
-        return self._window
+        return attached(self._window)
 
     def added(self, first_id: int, n: int) -> None:
         self.window.extend_to(first_id + n)
