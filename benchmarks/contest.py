@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,24 @@ def document(kinds: Iterable[type[Contender]], settings: Mapping[str, Any], **me
         "settings": dict(settings),
         **measured,
     }
+
+
+def timed_arguments(
+    title: str, results: Path, quick: int, whole: int, given: Sequence[str] | None
+) -> argparse.Namespace:
+    """What a run that takes times is told; `quick` and `whole`: transitions in every buffer. Whole runs are kept."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--quick", action="store_true", help=f"{quick:,} transitions, few and short repeats")
+    parser.add_argument("--transitions", type=int, help=f"in every buffer ({whole:,})")
+    parser.add_argument("--repeats", type=int, help="repeats a row (15, quick: 3)")
+    parser.add_argument("--out", type=Path, help=f"default: {results.name} beside this file, for whole runs alone")
+    options = parser.parse_args(given)
+    options.seconds = 0.02 if options.quick else 0.1
+    options.repeats = options.repeats or (3 if options.quick else 15)
+    if options.out is None and not (options.quick or options.transitions):
+        options.out = results
+    options.transitions = options.transitions or (quick if options.quick else whole)
+    return options
 
 
 def judged(bars: Sequence[Bar], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

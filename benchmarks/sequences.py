@@ -93,18 +93,7 @@ the NumPy gather has the obs alone. The best peer is in bold; Flashbax, which cr
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="5,000 transitions, few and short repeats")
-    parser.add_argument("--transitions", type=int, help="in every buffer (200,000)")
-    parser.add_argument("--repeats", type=int, help="repeats (15, quick: 3)")
-    parser.add_argument("--out", type=Path, help="default: sequences.json beside this file, for whole runs alone")
-    options = parser.parse_args(given)
-    options.seconds = 0.02 if options.quick else 0.1
-    options.repeats = options.repeats or (3 if options.quick else 15)
-    if options.out is None and not (options.quick or options.transitions):
-        options.out = RESULTS
-    options.transitions = options.transitions or (5_000 if options.quick else 200_000)
-    return options
+    return contest.timed_arguments(__doc__.splitlines()[0], RESULTS, 5_000, 200_000, given)
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def append(
     The twin takes values that are arrays of the leaves' own dtypes only; the kernel also takes plain scalars, and gives
     -1 for anything else.
     """
-    rows, tails, older, free, free_older, onward, newest, cursor, geometry = store
+    rows, tails, _, free, free_older, onward, newest, cursor, geometry = store
     capacity, frames, zero = int(geometry[0]), int(geometry[9]), bool(geometry[10])
     records, pool = _bytes(rows), _bytes(tails)
     n = 1 if lead < 0 else lead
@@ -66,12 +66,6 @@ def append(
     obs, next_obs = ([(leaf[1], item) for leaf, item in leaves if leaf[6] and leaf[0] == place] for place in (0, 1))
     next_link, previous_link, tail_link, step_link = LINKS
     first = int(cursor[0])
-
-    def put_aside(stack: list[tuple[int, NDArray[np.uint8]]], i: int) -> int:
-        index = _take(free_older, cursor[4:])
-        for at, item in stack:
-            _bytes(older[index])[:, at : at + item.shape[2]] = item[i, :-1]
-        return index
 
     for t in range(n if owners is None else len(owners)):
         id_, start = int(cursor[0]), int(cursor[1])
@@ -85,13 +79,7 @@ def append(
         closed, oldest = newest[owner] < -1, max(0, start, id_ + 1 - capacity)
         before = int(-2 - newest[owner] if closed else newest[owner])
         previous = before % capacity
-        goes_on = before >= oldest and not closed and not _ended(rows[previous])
-        goes_on = goes_on and rows[step_link][previous] < LAST_STEP
-        if goes_on:
-            after = _next_stack(store, before, _stack(store, before, frames, zero, oldest))
-            goes_on = after is not None and all(
-                (after[:, at : at + item.shape[2]] == item[i]).all() for at, item in obs
-            )
+        goes_on = not closed and _goes_on(store, before, oldest, obs, i)
         aside = NONE
         if goes_on:
             tail = rows[tail_link][previous]
@@ -106,7 +94,7 @@ def append(
             tail = _take(free, cursor[2:])
             onward[tail] = 0
             if not all((item[i, :-1] == (0 if zero else item[i, -1])).all() for _, item in obs):
-                aside = put_aside(obs, i)
+                aside = _put_aside(store, obs, i)
         rows[previous_link][slot] = id_ - before if goes_on else 0
         rows[step_link][slot] = rows[step_link][previous] + 1 if goes_on else 0
         rows[next_link][slot] = 0
@@ -114,7 +102,7 @@ def append(
         if frames > 1:
             shifted = all((b[i, :-1] == a[i, 1:]).all() for (_, a), (_, b) in zip(obs, next_obs, strict=True))
             rows[STACK_LINKS[0]][slot] = aside
-            rows[STACK_LINKS[1]][slot] = NONE if shifted else put_aside(next_obs, i)
+            rows[STACK_LINKS[1]][slot] = NONE if shifted else _put_aside(store, next_obs, i)
         for (place, at, *_), item in leaves:
             record = records[slot] if place == PLACE_ROW else pool[tail]
             record[at : at + item.shape[2]] = item[i, -1]
@@ -437,6 +425,28 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     """The array's memory as bytes, one line a record; of its own memory where it is contiguous."""
     array = np.ascontiguousarray(array).reshape(-1) if array.ndim == 0 else np.ascontiguousarray(array)
     return array.view(np.uint8).reshape(len(array), -1) if array.size else np.empty((len(array), 0), np.uint8)
+
+
+Stacks = list[tuple[int, NDArray[np.uint8]]]  # where in a record each leaf of observations goes: [n, frames, bytes]
+
+
+def _goes_on(store: Store, before: int, oldest: int, obs: Stacks, i: int) -> bool:
+    """Whether transition i goes on from row `before`: is it here, has it not ended, and does it lead to this obs?"""
+    rows, *_, geometry = store
+    row = rows[before % int(geometry[0])]
+    if before < oldest or _ended(row) or row[LINKS[3]] == LAST_STEP:
+        return False
+    after = _next_stack(store, before, _stack(store, before, int(geometry[9]), bool(geometry[10]), oldest))
+    return after is not None and all((after[:, at : at + item.shape[2]] == item[i]).all() for at, item in obs)
+
+
+def _put_aside(store: Store, obs: Stacks, i: int) -> int:
+    """Keeps the older frames of transition i; gives their place in the pool."""
+    _, _, older, _, free_older, _, _, cursor, _ = store
+    index = _take(free_older, cursor[4:])
+    for at, item in obs:
+        _bytes(older[index])[:, at : at + item.shape[2]] = item[i, :-1]
+    return index
 
 
 def _oldest(store: Store) -> int:
