@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
@@ -11,13 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import kernels
+from replaybank.arguments import ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
 from replaybank.parts import as_part
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.uniform import Uniform
-from replaybank.schema import Leaf, Node, Schema, children_of
+from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
@@ -66,8 +66,8 @@ class ReplayBuffer:
         view: View | None = None,
         seed: Any = None,
     ) -> None:
-        self._capacity = _whole_number("capacity", capacity, MAX_CAPACITY)
-        self._streams = _whole_number("streams", streams, MAX_CAPACITY)
+        self._capacity = whole_number("capacity", capacity, MAX_CAPACITY)
+        self._streams = whole_number("streams", streams, MAX_CAPACITY)
         self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
@@ -111,7 +111,7 @@ class ReplayBuffer:
                 if first >= 0:
                     self._sampler.added(first, self._streams)
                     return first
-            values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
+            values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
             owners = None if mask is None else np.flatnonzero(self._streams_in(mask))
@@ -139,7 +139,7 @@ class ReplayBuffer:
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
         with self._lock:
-            values = _named(obs, action, reward, next_obs, terminated, truncated, extras)
+            values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             return self._append(values, shape[0], np.full(shape, stream, np.int64))
 
     def end(self, mask: Any = None) -> None:
@@ -171,7 +171,7 @@ class ReplayBuffer:
         first = -1 if rows is None or n == 0 else rows.append(tuple(leaves), lead, owners, masked)
         if first < 0:
             if masked:
-                leaves, lead = _picked(schema, leaves, self._streams, lead, owners), n
+                leaves, lead = picked(schema, leaves, self._streams, lead, owners), n
             arrays = schema.arrays(leaves, lead)
             if n == 0:
                 return 0 if rows is None else rows.added
@@ -195,7 +195,7 @@ class ReplayBuffer:
         Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
         """
         if type(n) is not int or not 0 < n <= MAX_CAPACITY:
-            n = _whole_number("sample: n", n, MAX_CAPACITY)
+            n = whole_number("sample: n", n, MAX_CAPACITY)
         with self._lock:
             rows = self._rows
             if rows is None or rows.empty:
@@ -212,7 +212,7 @@ class ReplayBuffer:
         Nothing is drawn: probabilities and weights are ones. Raises ValueError where an id is not in the buffer, or
         means nothing to the view.
         """
-        ids = _ids(indices)
+        ids = ids_of(indices)
         view = self._view if view is None else as_part("view", view, View, "Transition()")
         with self._lock:
             rows = self._live(ids)
@@ -229,9 +229,9 @@ class ReplayBuffer:
         The second array `[n]` counts the distinct ones: 1 … steps + 1. Raises ValueError where an id is not in the
         buffer.
         """
-        ids = _ids(indices)
+        ids = ids_of(indices)
         with self._lock:
-            return self._live(ids).walk(ids, _whole_number("walk: steps", steps, MAX_CAPACITY), forward)
+            return self._live(ids).walk(ids, whole_number("walk: steps", steps, MAX_CAPACITY), forward)
 
     def segments(self) -> Iterator[Segment]:
         """The segments in the buffer as it is now, in the order of their first transitions."""
@@ -256,7 +256,7 @@ class ReplayBuffer:
         if rows is None or name not in stored:
             raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
         records = rows.data[: min(rows.added, rows.capacity)]
-        return _readonly(records[name], rows.schema.fields[name])
+        return readonly(records[name], rows.schema.fields[name])
 
     def _live(self, ids: Ids) -> Rows:
         """The rows, all of which `ids` must be in."""
@@ -293,7 +293,7 @@ class ReplayBuffer:
         set. Raises ValueError or TypeError, and changes nothing, where ids were never given out, lengths differ, or a
         TD error is not finite.
         """
-        ids = _ids(indices)
+        ids = ids_of(indices)
         errors = as_numeric("td_error", td_error)
         if errors.dtype.kind == "c":
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
@@ -436,59 +436,3 @@ class ReplayBuffer:
     def __repr__(self) -> str:
         parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"
         return f"ReplayBuffer({len(self)} of {self._capacity} transitions, {self._streams} streams, {parts})"
-
-
-def _named(
-    obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, truncated: Any, extras: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "obs": obs,
-        "action": action,
-        "reward": reward,
-        "next_obs": next_obs,
-        "terminated": terminated,
-        "truncated": truncated,
-        **extras,
-    }
-
-
-def _picked(
-    schema: Schema, leaves: list[Any], streams: int, lead: int, owners: NDArray[np.int64] | None
-) -> list[NDArray[Any]]:
-    """Of leaf values with an item for each stream those of `owners`."""
-    picked = []
-    for leaf, value in zip(schema.leaves, leaves, strict=True):
-        array = as_numeric(leaf.name, value)
-        array = array[np.newaxis] if lead < 0 else array
-        if array.shape[:1] != (streams,):
-            raise ValueError(f"{leaf.name}: expected a leading axis of {streams}, given shape {array.shape}")
-        picked.append(array[owners])
-    return picked
-
-
-def _whole_number(name: str, value: Any, most: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: expected an integer, given {value!r}") from None
-    if not 1 <= number <= most:
-        raise ValueError(f"{name}: expected 1 to {most}, given {number}")
-    return number
-
-
-def _readonly(records: NDArray[Any], node: Node) -> Any:
-    if isinstance(node, Leaf):
-        window = records.view()
-        window.flags.writeable = False
-        return window
-    children = {name: _readonly(records[name], child) for name, child in children_of(node).items()}
-    return children if isinstance(node, dict) else tuple(children.values())
-
-
-def _ids(indices: ArrayLike) -> NDArray[np.int64]:
-    ids = as_numeric("indices", indices)
-    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
-        raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
-    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"indices: {ids.max()} was never given out")
-    return np.ascontiguousarray(ids, np.int64)

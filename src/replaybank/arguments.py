@@ -1,0 +1,72 @@
+"""Arguments of a buffer's methods, checked: what was given as what it must be, or an error that names it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from replaybank.convert import as_numeric
+from replaybank.schema import Leaf, Node, Schema, children_of
+
+
+def named(
+    obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any, truncated: Any, extras: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of `add` by field."""
+    return {
+        "obs": obs,
+        "action": action,
+        "reward": reward,
+        "next_obs": next_obs,
+        "terminated": terminated,
+        "truncated": truncated,
+        **extras,
+    }
+
+
+def picked(
+    schema: Schema, leaves: list[Any], streams: int, lead: int, owners: NDArray[np.int64] | None
+) -> list[NDArray[Any]]:
+    """Of leaf values with an item for each stream those of `owners`."""
+    picked = []
+    for leaf, value in zip(schema.leaves, leaves, strict=True):
+        array = as_numeric(leaf.name, value)
+        array = array[np.newaxis] if lead < 0 else array
+        if array.shape[:1] != (streams,):
+            raise ValueError(f"{leaf.name}: expected a leading axis of {streams}, given shape {array.shape}")
+        picked.append(array[owners])
+    return picked
+
+
+def whole_number(name: str, value: Any, most: int) -> int:
+    """`value` if it is an integer from 1 to `most`, else TypeError or ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, given {value!r}") from None
+    if not 1 <= number <= most:
+        raise ValueError(f"{name}: expected 1 to {most}, given {number}")
+    return number
+
+
+def readonly(records: NDArray[Any], node: Node) -> Any:
+    """Windows on records that cannot be written to, nested as the field is."""
+    if isinstance(node, Leaf):
+        window = records.view()
+        window.flags.writeable = False
+        return window
+    children = {name: readonly(records[name], child) for name, child in children_of(node).items()}
+    return children if isinstance(node, dict) else tuple(children.values())
+
+
+def ids_of(indices: ArrayLike) -> NDArray[np.int64]:
+    """Ids [n] as int64; raises where they are no such numbers."""
+    ids = as_numeric("indices", indices)
+    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+        raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
+    if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"indices: {ids.max()} was never given out")
+    return np.ascontiguousarray(ids, np.int64)
