@@ -352,6 +352,8 @@ class SamplerContract:
                 assert sampler.draw(1, np.random.default_rng(0))[0].size == 1
                 refusals += 1
         assert refusals >= 16
+        with pytest.raises(ValueError, match="state: start must be"):
+            self.attached().restore({**state, "start": state["added"] + 1})
         for wrong in ({}, None, [1], "state"):
             with pytest.raises(ValueError, match="state: expected an entry"):
                 self.attached().restore(wrong)

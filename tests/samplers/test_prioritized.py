@@ -402,3 +402,25 @@ def test_lap_draws_as_its_paper_says_and_has_no_weights() -> None:
 def test_a_bad_smallest_priority_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"Prioritized: min_priority.*given"):
         rb.Prioritized(min_priority=wrong)
+
+
+def test_a_state_with_priorities_where_nothing_is_held_is_refused() -> None:
+    sampler = rb.Prioritized()
+    buffer = rb.ReplayBuffer(8, sampler=sampler, seed=0)
+    for t in range(5):
+        buffer.add(*step(t))
+    buffer.clear()
+    for t in range(2):
+        buffer.add(*step(t))
+    state = sampler.state()
+    assert state["priorities"].tolist() == [0, 0, 0, 0, 0, 1, 1]
+    for slot in (0, 4):
+        wrong = {**state, "priorities": np.where(np.arange(7) == slot, 1.0, state["priorities"])}
+        with pytest.raises(ValueError, match="priorities must be 0 in slots that hold nothing"):
+            sampler.restore(wrong)
+        sampler.check_valid()
+    other = rb.Prioritized(alpha=2.0)
+    other.attach(8)
+    with pytest.raises(ValueError, match=r"1e\+300.*too large to sum"):
+        other.restore({**state, "priorities": np.where(np.arange(7) < 5, 0.0, 1e300)})
+    other.check_valid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 
@@ -182,3 +183,21 @@ def test_an_epoch_through_a_buffer() -> None:
     assert all(batch.weights.tolist() == [1.0] * 20 for batch in batches)
     assert all((batch.probabilities == 0.01).all() for batch in batches)
     buffer.check_valid()
+
+
+def test_a_state_with_slots_that_hold_nothing_is_refused() -> None:
+    sampler = rb.SampleOnce()
+    buffer = rb.ReplayBuffer(8, sampler=sampler, seed=0)
+    for t in range(5):
+        buffer.add(*step(t))
+    buffer.clear()
+    for t in range(5):
+        buffer.add(*step(t))
+    state = copy.deepcopy(sampler.state())
+    assert sorted(state["slots"].tolist()) == [0, 1, 5, 6, 7]
+    for wrong in (2, 4):
+        slots = np.where(state["slots"] == 6, wrong, state["slots"]).astype(np.uint32)
+        with pytest.raises(ValueError, match="slots must be .* found one that holds nothing"):
+            sampler.restore({**state, "slots": slots})
+        sampler.check_valid()
+        assert len(sampler.window) == 0
