@@ -197,7 +197,7 @@ def test_a_state_with_slots_that_hold_nothing_is_refused() -> None:
     assert sorted(state["slots"].tolist()) == [0, 1, 5, 6, 7]
     for wrong in (2, 4):
         slots = np.where(state["slots"] == 6, wrong, state["slots"]).astype(np.uint32)
-        with pytest.raises(ValueError, match="slots must be .* found one that holds nothing"):
+        with pytest.raises(ValueError, match=r"slots must be .* found one that holds nothing"):
             sampler.restore({**state, "slots": slots})
         sampler.check_valid()
         assert len(sampler.window) == 0
