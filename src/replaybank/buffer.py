@@ -71,6 +71,8 @@ class ReplayBuffer:
         self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
+        self._saving = Lock()  # saves come one after another
+        self._saves: dict[str, str] = {}  # by folder the last save's token
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
@@ -416,6 +418,84 @@ class ReplayBuffer:
                 self._cleared += len(self._rows)
                 self._rows.clear()
                 self._sampler.cleared()
+
+    # ---- on disk ----
+
+    def save(
+        self, path: str | os.PathLike[str], background: bool = False, compression: str | None = None
+    ) -> Saving | None:
+        """Saves everything to a folder: `load` gives a buffer that goes on as if nothing had happened.
+
+        Until all of it is on the disk (fsync), the folder holds what it held before: what breaks off midway changes
+        nothing. A later save to the same path writes what was added since, and the priorities. The files are .npz and
+        JSON; nothing is pickled. It takes at most 64 MiB of memory, and an observation a stream.
+
+        Other threads may add and sample meanwhile: what is saved is the buffer at one instant, which takes as long as
+        copying the sampler's state (8 bytes a transition). `background=True` returns a `Saving` at once: `.result()`
+        waits, and raises what went wrong. Saves of one buffer come one after another.
+
+        `compression`: None or "zstd" (needs the package zstandard), of the transitions.
+
+        Raises OSError where the disk does, BlockingIOError where another buffer is being saved there, ValueError for an
+        unknown compression.
+        """
+        folder = Path(path).absolute()
+        compressor(compression)
+
+        def work() -> None:
+            with self._saving:
+                last = self._saves.get(str(folder))
+                self._saves[str(folder)] = checkpoint.save(folder, self._lock, self._instant, last, compression)
+
+        if background:
+            return Saving(work, f"save to {folder}").start()
+        work()
+        return None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        sampler: Sampler | None = None,
+        view: View | None = None,
+        salvage: bool = False,
+    ) -> Self:
+        """The buffer that was saved to a folder: its next batches are those of the one that never stopped.
+
+        Sampler and view come back with their settings. What holds functions (a schedule of one's own, `Hindsight`) or
+        is not of this library must be given: `sampler`, `view`. A sampler of the kind that was saved takes up its
+        state; one of another kind begins with what is there, all of it new to it.
+
+        Everything is checked: checksums, sizes before memory is taken, and that the links between transitions make
+        sense. `salvage=True` takes what is whole of a damaged checkpoint, and warns of what is lost (RuntimeWarning);
+        where anything is lost, sampler, streams and random numbers begin anew.
+
+        Raises FileNotFoundError where there is no checkpoint, `CheckpointError` (a ValueError) that says what is
+        damaged or not known, TypeError where a sampler or view must be given.
+        """
+        folder = Path(path).absolute()
+        found = checkpoint.load(folder)
+        buffer = cls(*found.sizes, sampler=found.part("sampler", sampler), view=found.part("view", view))
+        found.refusing(buffer._resume, found)
+        buffer._saves[str(folder)] = found.token
+        return buffer
+
+    def _instant(self) -> checkpoint.Instant:
+        """What a checkpoint keeps. Under the lock."""
+        contents = {
+            "capacity": self._capacity,
+            "streams": self._streams,
+            "lead": self._lead,
+            "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
+            "seed": self._seed if isinstance(self._seed, int | None) else None,
+            "generator": self._rng.bit_generator.state,
+            "sampler": described(self._sampler),
+            "sampler_state": self._sampler.state(),
+            "view": described(self._view),
+        }
+        return checkpoint.Instant(self._rows, contents)
+
+    def _resume(self, found: checkpoint.Found) -> None: ...
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
