@@ -585,8 +585,8 @@ def test_tensors_without_gradient_are_taken() -> None:
 
 VERBS = {
     "sampler": "attach added cleared draw probability_of distinct weights priorities update "
-    "state restore nbytes check_valid",
-    "view": "read stack usable members",
+    "settings state restore nbytes check_valid",
+    "view": "read stack usable members settings",
 }
 PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "sampler": ("sampler", lambda part: rb.ReplayBuffer(9, sampler=part)),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import pickle
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
 import replaybank as rb
+from replaybank.plain import described, rebuilt
 from replaybank.samplers.base import Sampler
 
 CAPACITY = 37
@@ -18,6 +21,55 @@ CAPACITY = 37
 
 def step(t: int) -> tuple[Any, ...]:
     return np.float32([t]), t, 1.0, np.float32([t + 1]), False, False
+
+
+def leaves(state: Any) -> list[Any]:
+    """All that a state holds in the end."""
+    return [value for _, value in entries(state)]
+
+
+def entries(state: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every entry that is no dict, and the way to it."""
+    if not isinstance(state, dict):
+        return [(path, state)]
+    return [one for name, value in state.items() for one in entries(value, (*path, name))]
+
+
+def with_entry(state: Any, path: tuple[str, ...], value: Any) -> Any:
+    """The same state with another entry there; None: with none."""
+    if not path:
+        return value
+    changed = {name: kept for name, kept in state.items() if name != path[0]}
+    inner = with_entry(state[path[0]], path[1:], value)
+    return changed if inner is None else {**changed, path[0]: inner}
+
+
+def wrong_ones(value: Any) -> list[Any]:
+    """What cannot stand in this one's place."""
+    if not isinstance(value, np.ndarray):
+        return [None, -1, 2**63, 1.5, "1", [], np.zeros(1), *([1] if isinstance(value, bool) else [True])]
+    first = np.arange(len(value)) == 0
+    wrong = [None, 1, value.tolist(), value[1:], np.append(value, value[:1]), value[:, None], value.astype(">i2")]
+    if value.dtype == np.float64:
+        return wrong + [np.where(first, one, value) for one in (-1.0, np.nan, np.inf, -np.inf)]
+    return wrong + [np.where(first, one, value).astype(value.dtype) for one in (value[1], CAPACITY, 2**32 - 1)]
+
+
+def differs(a: Any, b: Any) -> bool:
+    try:
+        np.testing.assert_equal(a, b)
+    except AssertionError:
+        return True
+    return False
+
+
+def peak_of(call: Any) -> tuple[Any, int]:
+    """What a call gives, and the most bytes it held at once beyond what there was."""
+    tracemalloc.start()
+    try:
+        return call(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 class SamplerContract:
@@ -153,7 +205,7 @@ class SamplerContract:
 
     def test_priorities_of_ids_that_have_left_are_skipped(self) -> None:
         sampler = self.attached()
-        before = sampler.state()
+        before = copy.deepcopy(sampler.state())
         gone = np.arange(self.added_so_far - CAPACITY)
         assert sampler.update(gone, np.full(len(gone), 9.0)) == 0
         np.testing.assert_equal(sampler.state(), before)
@@ -177,7 +229,7 @@ class SamplerContract:
     def test_a_restored_sampler_goes_on_as_the_first_one_would(self, calls: int, used_before: bool) -> None:
         first = self.attached(calls)
         added = self.added_so_far
-        state = first.state()
+        state = copy.deepcopy(first.state())
         twin = self.attached(25) if used_before else self.make()
         if not used_before:
             twin.attach(CAPACITY)
@@ -206,7 +258,7 @@ class SamplerContract:
         added = self.added_so_far
         twin = again(first)
         twin.check_valid()
-        before = twin.state()
+        before = copy.deepcopy(twin.state())
         assert first.nbytes == twin.nbytes
         drawn = []
         for sampler in (first, twin):
@@ -226,14 +278,85 @@ class SamplerContract:
         sampler = pickle.loads(pickle.dumps(self.make()))
         rb.ReplayBuffer(10, sampler=sampler).add(*step(0))
 
-    def test_a_state_is_a_copy(self) -> None:
-        sampler = self.attached()
-        state = sampler.state()
-        kept = copy.deepcopy(state)
-        sampler.added(self.added_so_far, 10)
-        sampler.update(np.arange(self.added_so_far, self.added_so_far + 10), np.full(10, 77.0))
-        sampler.cleared()
-        np.testing.assert_equal(state, kept)
+    def test_a_state_and_taking_it_up_need_no_memory_that_grows_with_the_buffer(self) -> None:
+        """Of 300,000 transitions, where an array of one number each has 2.4 MB; and nobody can write to the state."""
+        size = 300_000
+        sampler, twin = self.make(), self.make()
+        for one in (sampler, twin):
+            one.attach(size)
+        sampler.added(0, size + 9)
+        state, needed = peak_of(sampler.state)
+        assert needed < 20_000
+        assert not any(value.flags.writeable for value in leaves(state) if isinstance(value, np.ndarray))
+        _, needed = peak_of(lambda: twin.restore(state))
+        assert needed < 1_000_000
+        twin.check_valid()
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_what_is_made_from_a_file_goes_on_bit_for_bit(self, seed: int) -> None:
+        """After any life, however it ended: settings by way of JSON, and the state."""
+        first, added = self.lived(np.random.default_rng(seed))
+        twin = rebuilt(json.loads(json.dumps(described(first))))
+        twin.attach(CAPACITY)
+        twin.restore(copy.deepcopy(first.state()))
+        twin.check_valid()
+        np.testing.assert_equal(first.state(), twin.state())
+        rngs = [np.random.default_rng(seed), np.random.default_rng(seed)]
+        for call in range(120):
+            n = call % 5
+            ids = np.arange(max(0, added - 9), added + n)
+            found = []
+            for one, rng in zip((first, twin), rngs, strict=True):
+                if n or not added:
+                    one.added(added, max(n, 1))
+                one.update(ids, one.priorities(np.sin(ids + call)))
+                drawn, probabilities = one.draw(3 if len(ids) > 3 else 1, rng)
+                share = one.probability_of(drawn)
+                found.append([part.tobytes() for part in (drawn, probabilities, share, one.weights(probabilities))])
+            assert found[0] == found[1]
+            added += max(n, 1) if n or not added else 0
+        np.testing.assert_equal(first.state(), twin.state())
+
+    def lived(self, rng: np.random.Generator) -> tuple[Sampler, int]:
+        """A sampler out of a buffer's life of random calls, and how many ids it was told of."""
+        buffer = rb.ReplayBuffer(CAPACITY, sampler=self.make(), seed=int(rng.integers(100)))
+        for _ in range(int(rng.integers(1, 120))):
+            n = int(rng.integers(1, 9))
+            for t in range(n):
+                buffer.add(*step(t))
+            if rng.random() < 0.02:
+                buffer.clear()
+                continue
+            batch = buffer.sample(int(rng.integers(1, 1 + min(len(buffer), 8))))
+            buffer.update_priorities(batch.indices, rng.normal(size=len(batch.indices)))
+        if len(buffer) and rng.random() < 0.5:
+            buffer.sampler.draw(1, rng)  # a call of `sample` that failed before its end
+        return buffer.sampler, buffer.stats()["added"]
+
+    def test_a_state_that_cannot_be_is_refused(self) -> None:
+        """Each entry left out or made wrong in turn: a ValueError, and the sampler as it was or as new."""
+        state = copy.deepcopy(self.attached().state())
+        empty = self.make()
+        empty.attach(CAPACITY)
+        refusals = 0
+        for path, value in entries(state):
+            for wrong in wrong_ones(value):
+                sampler = self.attached(20)
+                before = copy.deepcopy(sampler.state())
+                with pytest.raises(ValueError, match=f"state: .*{path[-1]}"):
+                    sampler.restore(with_entry(state, path, wrong))
+                sampler.check_valid()
+                same = [not differs(sampler.state(), kept) for kept in (before, empty.state())]
+                assert any(same), (path, wrong)
+                sampler.added(200, 2)
+                assert sampler.draw(1, np.random.default_rng(0))[0].size == 1
+                refusals += 1
+        assert refusals >= 16
+        for wrong in ({}, None, [1], "state"):
+            with pytest.raises(ValueError, match="state: expected an entry"):
+                self.attached().restore(wrong)
+        sampler.restore(state)
+        sampler.check_valid()
 
     def test_ids_it_was_not_told_of_come_in_with_the_next(self) -> None:
         """An interrupt between a buffer's add and its sampler's; on an empty one, a full one, across a whole lap."""
@@ -280,7 +403,7 @@ class SamplerContract:
 
     def test_a_second_attach_is_refused_and_changes_nothing(self) -> None:
         sampler = self.attached()
-        before = sampler.state()
+        before = copy.deepcopy(sampler.state())
         with pytest.raises(ValueError, match="belongs to another buffer"):
             sampler.attach(99)
         np.testing.assert_equal(sampler.state(), before)

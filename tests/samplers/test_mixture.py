@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_td_errors_that_one_part_cannot_take_change_no_part() -> None:
     buffer = rb.ReplayBuffer(4, sampler=rb.Mixture([(1, rb.Prioritized(alpha=0.1)), (1, rb.Prioritized(alpha=2.0))]))
     for t in range(4):
         buffer.add(*step(t))
-    before = buffer.sampler.state()
+    before = copy.deepcopy(buffer.sampler.state())
     for wrong in (np.nan, 1e200):
         with pytest.raises(ValueError, match="td_error"):
             buffer.update_priorities([0, 1], [1.0, wrong])

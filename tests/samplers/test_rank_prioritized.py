@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -266,7 +267,7 @@ def test_a_bad_alpha_set_later_changes_nothing() -> None:
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_priorities_that_are_not_finite_are_refused_and_change_nothing(wrong: float) -> None:
     sampler = attached(errors_of())
-    before = sampler.state()
+    before = copy.deepcopy(sampler.state())
     with pytest.raises(ValueError, match="finite"):
         sampler.update(np.array([START, START + 1]), np.array([1.0, wrong]))
     np.testing.assert_equal(sampler.state(), before)

@@ -113,7 +113,7 @@ def test_a_new_number_of_updates_begins_a_round_and_a_checkpoint_keeps_it() -> N
     sampler = attached(1000, 1000, eta=0.998, updates=4, minimum=1)
     advance(sampler, 3)
     sampler.updates = 2
-    twin = attached(5, 1000, eta=0.998, minimum=1)
+    twin = attached(5, 1000, eta=0.998, updates=2, minimum=1)
     twin.restore(sampler.state())
     for each in (sampler, twin):
         found = []

@@ -256,6 +256,9 @@ class _WholeWindows:
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
         return self._windows.members(rows, ids)
 
+    def settings(self) -> dict[str, Any]:
+        return {"windows": self._windows, "n": self._n}
+
 
 def _device(device: torch.device | str) -> torch.device:
     """The device; the CPU where "auto" or CUDA is asked for and there is no CUDA, as in CleanRL."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.samplers.state import count
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -39,14 +40,34 @@ class Window:
         """All live ids, oldest first."""
         return np.arange(self.oldest, self.added)
 
+    @property
+    def used(self) -> int:
+        """How many slots (id % capacity), from the first on, ever held something."""
+        return min(self.added, self.capacity)
+
+    def slots(self) -> tuple[slice, ...]:
+        """The slots of all live ids, oldest first: one run of them, or two where they go round."""
+        if self.oldest == self.added:
+            return ()
+        first, end = self.oldest % self.capacity, (self.added - 1) % self.capacity + 1
+        return (slice(first, end),) if first < end else (slice(first, self.capacity), slice(0, end))
+
+    def gaps(self) -> tuple[slice, ...]:
+        """Of the slots that ever held something those that hold nothing now: at most two runs."""
+        ends = sorted([0, self.used, *(end for run in self.slots() for end in (run.start, run.stop))])
+        return tuple(slice(a, b) for a, b in zip(ends[::2], ends[1::2], strict=True) if a < b)
+
     def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
+        """What `restored` needs."""
         return {"added": self.added, "start": self.start}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up a `state()`."""
-        self.start = int(state["start"])
-        self.extend_to(int(state["added"]))
+    def restored(self, state: Any) -> Window:
+        """Another one of this capacity, as a `state()` has it; raises ValueError where that contradicts itself."""
+        window = Window(self.capacity)
+        added = count(state, "added")
+        window.start = count(state, "start", 0, added)
+        window.extend_to(added)
+        return window
 
 
 class Sampler(Protocol):
@@ -96,12 +117,26 @@ class Sampler(Protocol):
         """Sets raw priorities; ids that have left are skipped. Gives how many were set."""
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that make such a sampler again, as they are now.
+
+        Numbers, strings, None, lists of them, schedules, and other samplers.
+        """
+        ...
+
     def state(self) -> dict[str, Any]:
-        """Everything that the next draws depend on but the generator: arrays, numbers, and dicts of them, copied."""
+        """Everything but `settings()` and the generator that the next draws depend on.
+
+        Arrays, numbers, and dicts of them. Arrays are windows on what the sampler holds, in the order of slots
+        (id % capacity) where it keeps them so, and true until its next call: whoever wants to keep them copies them.
+        """
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes up a `state()` of a sampler of the same kind and capacity."""
+        """Takes up a `state()` of a sampler of the same kind, settings and capacity.
+
+        Raises ValueError where it is no such state; the sampler is then as it was, or as `attach` made it.
+        """
         ...
 
     @property

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, whole_number
+from replaybank.samplers.state import count, entry, flag
 from replaybank.samplers.uniform import Uniform
 
 NONE_DRAWN = np.empty(0, np.int64), np.empty(0)
@@ -41,6 +42,7 @@ class Combined:
         window = attached_once(self._window, capacity)
         self._sampler.attach(capacity)
         self._window = window
+        self._empty = self.state()  # to go back to
 
     @property
     def window(self) -> Window:
@@ -99,13 +101,23 @@ class Combined:
     def update(self, ids: Ids, priorities: Floats) -> int:
         return self._sampler.update(ids, priorities)
 
+    def settings(self) -> dict[str, Any]:
+        return {"sampler": self._sampler, "newest": self._newest}
+
     def state(self) -> dict[str, Any]:
-        return {**self.window.state(), "due": self._due, "sampler": self._sampler.state()}
+        sure, n = self._shares
+        return {**self.window.state(), "due": self._due, "sure": sure, "of": n, "sampler": self._sampler.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.window.restore(state)
-        self._sampler.restore(state["sampler"])
-        self._due = bool(state["due"])
+        window, due, n = self.window.restored(state), flag(state, "due"), count(state, "of", 1)
+        shares = count(state, "sure", 0, min(n, self._newest)), n
+        try:
+            self._sampler.restore(entry(state, "sampler"))
+        except ValueError:
+            if state is not self._empty:
+                self.restore(self._empty)
+            raise
+        self._window, self._due, self._shares = window, due, shares
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, not_negative
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.state import count, entry
 
 
 class Mixture:
@@ -37,8 +38,8 @@ class Mixture:
         beta: float | Schedule = 0.0,
         weight_norm: WeightNorm = "batch",
     ) -> None:
-        self._samplers, shares = _parts(parts)
-        self._shares = np.array(shares) / sum(shares)
+        self._samplers, self._weights = _parts(parts)
+        self._shares = np.array(self._weights) / sum(self._weights)
         self._ends = np.cumsum(self._shares)
         self._ends[-1] = 1.0
         self.beta = beta
@@ -51,6 +52,7 @@ class Mixture:
         for sampler in self._samplers:
             sampler.attach(capacity)
         self._window = window
+        self._empty = self.state()  # to go back to
 
     @property
     def window(self) -> Window:
@@ -84,8 +86,8 @@ class Mixture:
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         counts = np.diff(np.floor(self._ends * n + rng.random()).astype(np.int64), prepend=0)
         batches, own = [], []
-        for sampler, count in zip(self._samplers, counts.tolist(), strict=True):
-            ids, probabilities = sampler.draw(count, rng) if count else (np.empty(0, np.int64), np.empty(0))
+        for sampler, wanted in zip(self._samplers, counts.tolist(), strict=True):
+            ids, probabilities = sampler.draw(wanted, rng) if wanted else (np.empty(0, np.int64), np.empty(0))
             batches.append(ids)
             own.append(probabilities)
         ids = np.concatenate(batches)
@@ -125,15 +127,24 @@ class Mixture:
         found = [sampler.priorities(priorities) for sampler in self._samplers]
         return max(sampler.update(ids, own) for sampler, own in zip(self._samplers, found, strict=True))
 
+    def settings(self) -> dict[str, Any]:
+        parts = list(zip(self._weights, self._samplers, strict=True))
+        return {"parts": parts, "beta": self._beta, "weight_norm": self._weight_norm}
+
     def state(self) -> dict[str, Any]:
         parts = {str(i): sampler.state() for i, sampler in enumerate(self._samplers)}
         return {**self.window.state(), "samples": self._samples, "parts": parts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.window.restore(state)
-        self._samples = int(state["samples"])
-        for i, sampler in enumerate(self._samplers):
-            sampler.restore(state["parts"][str(i)])
+        window, samples, parts = self.window.restored(state), count(state, "samples"), entry(state, "parts")
+        try:
+            for i, sampler in enumerate(self._samplers):
+                sampler.restore(entry(parts, str(i)))
+        except ValueError:
+            if state is not self._empty:
+                self.restore(self._empty)
+            raise
+        self._window, self._samples = window, samples
 
     @property
     def nbytes(self) -> int:

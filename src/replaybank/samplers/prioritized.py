@@ -12,6 +12,7 @@ from replaybank import kernels
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
 EPSILON = 1e-6
@@ -81,14 +82,10 @@ class Prioritized:
         alpha = not_negative("Prioritized", "alpha", alpha)
         if self._window is not None:
             _require_summable("alpha", self._raw.root, alpha)
-            masses = _power(self._raw.leaves, alpha)
-            live = self.window.ids() % self.window.capacity
-            for tree in self._trees()[1:]:
-                tree.leaves[:] = 0.0
-                tree.leaves[live] = masses[live]
-                tree.build()
         self._alpha = alpha
         self._newcomer = (0.0, 0.0)
+        if self._window is not None:
+            self._weigh(self._window.used)
 
     @property
     def beta(self) -> float | Schedule:
@@ -186,17 +183,32 @@ class Prioritized:
         """The raw priorities (float64 [n]) of live ids."""
         return self._raw.leaves[ids % self.window.capacity]
 
+    def settings(self) -> dict[str, Any]:
+        return {
+            "alpha": self._alpha,
+            "beta": self._beta,
+            "epsilon": self._epsilon,
+            "weight_norm": self._weight_norm,
+            "min_priority": self._min_priority,
+        }
+
     def state(self) -> dict[str, Any]:
-        priorities = self.priority_of(self.window.ids())
-        return {**self.window.state(), "samples": self._samples, "alpha": self._alpha, "priorities": priorities}
+        window = self.window
+        held = window_on(self._raw.leaves[: window.used])
+        return {**window.state(), "samples": self._samples, "priorities": held}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.cleared()
-        self.window.restore(state)
-        self._samples = int(state["samples"])
-        self._raw.leaves[self.window.ids() % self.window.capacity] = state["priorities"]
+        before, window, samples = self.window, self.window.restored(state), count(state, "samples")
+        held = priorities(state, window.used)
+        _require_summable("state", held.max(initial=0.0), self._alpha)
+        if any(held[run].any() for run in window.gaps()):
+            raise ValueError("state: priorities must be 0 in slots that hold nothing")
+        end = max(before.used, window.used)
+        self._window, self._samples, self._newcomer = window, samples, (0.0, 0.0)
+        self._raw.leaves[: window.used] = held
+        self._raw.leaves[window.used : end] = 0.0
         self._raw.build()
-        self.alpha = float(state["alpha"])
+        self._weigh(end)
 
     @property
     def nbytes(self) -> int:
@@ -213,18 +225,31 @@ class Prioritized:
         assert (self._masses.leaves[empty] == 0).all(), "a slot that holds nothing can be drawn"
         assert np.array_equal(self._masses.leaves[live], _power(self._raw.leaves[live], self._alpha))
 
+    def _weigh(self, end: int) -> None:
+        """Gives the first `end` slots, those that hold something, the masses of their priorities."""
+        masses = self._masses.leaves
+        masses[:end] = 0.0
+        for run in self.window.slots():
+            _power(self._raw.leaves[run], self._alpha, masses[run])
+        self._masses.build()
+        if self._smallest is not None:
+            self._smallest.leaves[:end] = masses[:end]
+            self._smallest.build()
+
     def _trees(self) -> tuple[Tree, ...]:
         trees = (self._raw, self._masses)
         return trees if self._smallest is None else (*trees, self._smallest)
 
 
-def _power(values: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """Elementwise values ** exponent; the common exponents without a call to pow."""
+def _power(values: NDArray[np.float64], exponent: float, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Elementwise values ** exponent (into `out`); the common exponents without a call to pow."""
     if exponent == 1.0:
-        return values.copy()
+        return np.positive(values, out=out)
     if exponent == 0.0:
-        return np.ones_like(values)
-    return np.power(values, exponent)
+        out = np.empty_like(values) if out is None else out
+        out.fill(1.0)
+        return out
+    return np.power(values, exponent, out=out)
 
 
 def _require_summable(name: str, largest: float, alpha: float) -> None:

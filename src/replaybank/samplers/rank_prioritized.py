@@ -11,10 +11,12 @@ from replaybank.samplers.base import Floats, Ids, Window, attached, attached_onc
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
 from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
 # With a larger one rank ** -alpha leaves float64 in the largest buffer; from 10 on hardly anything but rank 1 is drawn.
 LARGEST_ALPHA = 30.0
+BLOCK = 1 << 14  # ids that are given ranks at once
 
 
 class RankPrioritized:
@@ -128,16 +130,30 @@ class RankPrioritized:
         """The raw priorities (float64 [n]) of live ids."""
         return self._order.by_slot[ids % self.window.capacity]
 
+    def settings(self) -> dict[str, Any]:
+        return {"alpha": self._alpha, "beta": self._beta, "weight_norm": self._weight_norm}
+
     def state(self) -> dict[str, Any]:
-        priorities = self.priority_of(self.window.ids())
-        return {**self.window.state(), "samples": self._samples, "alpha": self._alpha, "priorities": priorities}
+        window = self.window
+        held = window_on(self._order.by_slot[: window.used])  # those of slots that hold nothing are what they were last
+        return {**window.state(), "samples": self._samples, "priorities": held}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.cleared()
-        self.window.restore(state)
-        self._samples = int(state["samples"])
-        self._order.add(self.window.oldest, self.window.oldest, np.asarray(state["priorities"], np.float64))
-        self.alpha = float(state["alpha"])
+        before, window, samples = len(self.window), self.window.restored(state), count(state, "samples")
+        held = priorities(state, window.used)
+        self._window, self._samples = window, samples
+        by_slot = self._order.by_slot
+        by_slot[: window.used] = held
+        self._order.clear()
+        first = window.oldest
+        for run in window.slots():
+            for begin in range(run.start, run.stop, BLOCK):
+                block = by_slot[begin : min(begin + BLOCK, run.stop)]
+                self._order.add(window.oldest, first, block)
+                first += len(block)
+        self._masses.leaves[len(window) : before] = 0.0
+        self._masses.build()
+        self._weigh(0, len(window))
 
     @property
     def nbytes(self) -> int:
@@ -155,8 +171,9 @@ class RankPrioritized:
 
     def _weigh(self, first: int, end: int) -> None:
         """Gives the ranks from `first` to `end` their masses."""
-        ranks = np.arange(first, end)
-        self._masses.update(ranks, np.power(ranks + 1.0, -self._alpha, dtype=np.float64), 0, end)
+        for begin in range(first, end, BLOCK):
+            ranks = np.arange(begin, min(begin + BLOCK, end))
+            self._masses.update(ranks, np.power(ranks + 1.0, -self._alpha, dtype=np.float64), 0, end)
 
 
 def _checked_alpha(alpha: Any) -> float:

@@ -20,6 +20,7 @@ from replaybank.samplers.base import (
     whole_number,
 )
 from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.state import count
 
 
 class Recent:
@@ -115,14 +116,16 @@ class Recent:
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
 
+    def settings(self) -> dict[str, Any]:
+        return {"eta": self._eta, "updates": self._updates, "minimum": self._minimum}
+
     def state(self) -> dict[str, Any]:
-        position = {"samples": self._samples, "round_start": self._round_start, "updates": self._updates}
-        return {**self.window.state(), **position}
+        return {**self.window.state(), "samples": self._samples, "round_start": self._round_start}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.window.restore(state)
-        self._samples, self._round_start = int(state["samples"]), int(state["round_start"])
-        self._updates = int(state["updates"])
+        window, samples = self.window.restored(state), count(state, "samples")
+        self._round_start = count(state, "round_start", 0, samples)
+        self._window, self._samples = window, samples
 
     @property
     def nbytes(self) -> int:

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones
+from replaybank.samplers.state import column, count, window_on
 
 WAITING, SIZE = range(2)
+BLOCK = 1 << 14  # slots that are looked at at once
 
 
 class SampleOnce:
@@ -89,17 +91,31 @@ class SampleOnce:
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
 
+    def settings(self) -> dict[str, Any]:
+        return {}
+
     def state(self) -> dict[str, Any]:
-        size = len(self.window)
-        return {**self.window.state(), "left": self.left, "slots": self._deck[0][:size].copy()}
+        return {**self.window.state(), "left": self.left, "slots": window_on(self._deck[0][: len(self.window)])}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.window.restore(state)
+        window = self.window.restored(state)
+        size = len(window)
+        left = count(state, "left", 0, size)
         cards, places, counts = self._deck
-        size = len(self.window)
-        counts[:] = int(state["left"]), size
-        cards[:size] = state["slots"]
-        places[cards[:size]] = np.arange(size)
+        cards[:size] = column(state, "slots", np.uint32, size)
+        self._window = Window(window.capacity)
+        counts[:] = 0
+        for begin in range(0, size, BLOCK):
+            slots = cards[begin : min(begin + BLOCK, size)].astype(np.int64)
+            if slots.max() >= window.capacity or ((slots - window.oldest) % window.capacity >= size).any():
+                raise ValueError("state: slots must be those of all live transitions, found one that holds nothing")
+            places[slots] = np.arange(begin, begin + len(slots))
+        for begin in range(0, size, BLOCK):  # of a slot that comes twice only the last place is there
+            found = places[cards[begin : min(begin + BLOCK, size)]]
+            if not np.array_equal(found, np.arange(begin, begin + len(found))):
+                raise ValueError("state: slots must be those of all live transitions, found one twice")
+        self._window = window
+        counts[:] = left, size
 
     def __getstate__(self) -> dict[str, Any]:
         return {} if self._window is None else {"capacity": self._window.capacity, **self.state()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 # The value at a position: how many times `sample` was called before.
 Schedule = Callable[[int], float]
@@ -14,7 +16,7 @@ class linear:
     """From `start` to `end` in a straight line over `steps` calls of `sample`, and `end` from then on.
 
     The first call sees `start`, call number steps + 1 sees `end`. Schaul et al. 2016 anneal beta so, from 0.4 or 0.5 to
-    1 at the end of training. Raises ValueError where steps < 1.
+    1 at the end of training. Raises ValueError where steps < 1, or one of the three is not a finite number.
     """
 
     start: float
@@ -22,12 +24,33 @@ class linear:
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        for name, value in (("start", self.start), ("end", self.end)):
+            object.__setattr__(self, name, _finite(name, value))
+        if not _finite("steps", self.steps) >= 1:
             raise ValueError(f"linear: steps must be at least 1, given {self.steps}")
 
     def __call__(self, position: int) -> float:
         done = min(max(position, 0) / self.steps, 1.0)
         return self.start + (self.end - self.start) * done if done < 1.0 else self.end
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that make such a schedule again."""
+        return {
+            "start": self.start,
+            "end": self.end,
+            "steps": self.steps if isinstance(self.steps, int) else float(self.steps),
+        }
+
+
+def _finite(name: str, value: Any) -> float:
+    """`value` as a float if it is a finite number, else ValueError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(value, str) or not math.isfinite(number):
+        raise ValueError(f"linear: {name} must be a finite number, given {value!r}")
+    return number
 
 
 def value_at(value: float | Schedule, position: int) -> float:

@@ -60,11 +60,14 @@ class Uniform:
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
 
+    def settings(self) -> dict[str, Any]:
+        return {"replace": bool(self.replace)}
+
     def state(self) -> dict[str, Any]:
         return self.window.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.window.restore(state)
+        self._window = self.window.restored(state)
 
     @property
     def nbytes(self) -> int:

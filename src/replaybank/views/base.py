@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,5 +41,12 @@ class View(Protocol):
 
         Gives them (int64 [m]) and for each the place in `ids` ([m], rising) of the one it shares with; None where each
         id stands for itself. What has left has no members.
+        """
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that make such a view again, as they are now.
+
+        Numbers, strings, None, lists of them, other views, and functions that it was given.
         """
         ...

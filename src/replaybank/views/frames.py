@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,16 @@ class FrameStack:
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def settings(self) -> dict[str, Any]:
+        s = self._stacking
+        return {
+            "k": s.frames,
+            "axis": int(s.axis),
+            "padding": "zero" if s.zero else "reset",
+            "adds": "frames" if s.new_axis else "stacks",
+            "view": self.view,
+        }
 
     def _reads(self, rows: Rows) -> Stacking | None:
         """How these rows are read: by single frames, or as they keep stacks (not at all, where they were made so)."""

@@ -89,6 +89,17 @@ class Hindsight:
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
 
+    def settings(self) -> dict[str, Any]:
+        return {
+            "reward_fn": self.reward_fn,
+            "strategy": self.strategy,
+            "k": float(self.k),
+            "gamma": float(self.gamma),
+            "terminated_fn": self.terminated_fn,
+            "achieved": self.achieved,
+            "desired": self.desired,
+        }
+
     def _steps(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """For each id, the one of the step that achieved what is to be its goal."""
         far = np.full(len(ids), FAR)

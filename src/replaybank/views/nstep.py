@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,3 +72,6 @@ class NStep:
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def settings(self) -> dict[str, Any]:
+        return {"n": self._n, "gamma": self._gamma}

@@ -88,6 +88,8 @@ class Sequence:
         if isinstance(self.at_start, str):
             raise TypeError(f"Sequence: at_start must be a tuple of names, given {self.at_start!r}")
         object.__setattr__(self, "at_start", tuple(self.at_start))  # a list could change, an iterator runs out
+        if not all(isinstance(name, str) for name in self.at_start):
+            raise TypeError(f"Sequence: at_start must be a tuple of names, given {self.at_start!r}")
         for flag in ("pad", "across_episodes"):
             object.__setattr__(self, flag, bool(getattr(self, flag)))
 
@@ -125,6 +127,18 @@ class Sequence:
         # A cell whose beginning has left is that much shorter.
         inside = np.arange(path.shape[1]) < np.minimum(lengths, self.stride - (back - taken))[:, None]
         return path[inside], np.repeat(live, inside.sum(axis=1))
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "length": int(self.length),
+            "burn_in": int(self.burn_in),
+            "stride": int(self.stride),
+            "pad": self.pad,
+            "gamma": float(self.gamma),
+            "eta": float(self.eta),
+            "across_episodes": self.across_episodes,
+            "at_start": list(self.at_start),
+        }
 
     def priority(self, td_error: ArrayLike, mask: ArrayLike) -> NDArray[np.float64]:
         """The TD errors of sequences as one number each: eta * max + (1 - eta) * mean of their sizes over `mask`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,6 +49,9 @@ class Transition:
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def settings(self) -> dict[str, Any]:
+        return {"gamma": self._gamma}
 
 
 def discount_factor(view: str, gamma: float) -> float:
