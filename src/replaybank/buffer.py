@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaybank import kernels
+from replaybank import checkpoint, kernels
 from replaybank.arguments import ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
+from replaybank.files import compressor, fields_of
+from replaybank.manifest import refusing
 from replaybank.parts import as_part
+from replaybank.plain import SAMPLERS, VIEWS, described
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
+from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
+from replaybank.saving import Saving
 from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
+# What is counted over a buffer's life.
+COUNTS = ("sampled", "updated", "stale", "cleared")
 
 
 class PriorityReport(NamedTuple):
@@ -185,9 +195,12 @@ class ReplayBuffer:
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
-        self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema))
-        self._plain = schema.flat and not schema.extras
-        return self._rows
+        return self._take(Rows(schema, self._capacity, self._streams, self._view.stack(schema)))
+
+    def _take(self, rows: Rows) -> Rows:
+        self._rows = rows
+        self._plain = rows.schema.flat and not rows.schema.extras
+        return rows
 
     # ---- sampling ----
 
@@ -359,13 +372,17 @@ class ReplayBuffer:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
             sampler.attach(self._capacity)
-            rows = self._rows
-            if rows is not None and rows.oldest > 0:
-                sampler.added(0, rows.oldest)
-                sampler.cleared()
-            if rows is not None and not rows.empty:
-                sampler.added(rows.oldest, len(rows))
+            self._introduce(sampler)
             self._sampler = sampler
+
+    def _introduce(self, sampler: Sampler) -> None:
+        """Tells a sampler of what is here, all of it new to it."""
+        rows = self._rows
+        if rows is not None and rows.oldest > 0:
+            sampler.added(0, rows.oldest)
+            sampler.cleared()
+        if rows is not None and not rows.empty:
+            sampler.added(rows.oldest, len(rows))
 
     @property
     def view(self) -> View:
@@ -445,7 +462,7 @@ class ReplayBuffer:
         def work() -> None:
             with self._saving:
                 last = self._saves.get(str(folder))
-                self._saves[str(folder)] = checkpoint.save(folder, self._lock, self._instant, last, compression)
+                self._saves[str(folder)] = checkpoint.save(folder, self._lock, self._contents, last, compression)
 
         if background:
             return Saving(work, f"save to {folder}").start()
@@ -475,14 +492,37 @@ class ReplayBuffer:
         """
         folder = Path(path).absolute()
         found = checkpoint.load(folder)
-        buffer = cls(*found.sizes, sampler=found.part("sampler", sampler), view=found.part("view", view))
-        found.refusing(buffer._resume, found)
+        values = found.values
+        capacity, streams = checkpoint.sizes(values)
+        sampler = checkpoint.part("sampler", values, SAMPLERS) if sampler is None else sampler
+        view = checkpoint.part("view", values, VIEWS) if view is None else view
+        buffer = cls(capacity, None, streams, sampler, view)
+        with refusing():
+            buffer._resume(found)
         buffer._saves[str(folder)] = found.token
         return buffer
 
-    def _instant(self) -> checkpoint.Instant:
+    def _resume(self, found: checkpoint.Contents) -> None:
+        """Goes on where a checkpoint was made. Raises ValueError where that is not possible."""
+        values, rows = found.values, found.rows
+        lead, counts, self._seed = fields_of(values, "values", lead=int, counts=dict, seed=(int, NoneType))
+        if lead not in (-1, 1, self._streams):
+            raise ValueError(f"lead: expected -1, 1 or {self._streams}, found {lead}")
+        self._lead = lead
+        for name in COUNTS:
+            setattr(self, f"_{name}", count(counts, name))
+        self._rng = checkpoint.generator(values["generator"])
+        if rows is not None:
+            self._take(rows)
+        if described(self._sampler).get("kind") == values["sampler"]["kind"]:
+            checkpoint.require_agreement(values["sampler_state"], rows)
+            self._sampler.restore(values["sampler_state"])
+        else:
+            self._introduce(self._sampler)
+
+    def _contents(self) -> checkpoint.Contents:
         """What a checkpoint keeps. Under the lock."""
-        contents = {
+        values = {
             "capacity": self._capacity,
             "streams": self._streams,
             "lead": self._lead,
@@ -493,19 +533,17 @@ class ReplayBuffer:
             "sampler_state": self._sampler.state(),
             "view": described(self._view),
         }
-        return checkpoint.Instant(self._rows, contents)
-
-    def _resume(self, found: checkpoint.Found) -> None: ...
+        return checkpoint.Contents(self._rows, values)
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = self.__dict__.copy()
-        del state["_lock"]
+        del state["_lock"], state["_saving"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = Lock()
+        self._lock, self._saving = Lock(), Lock()
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.files import ArrayReader, CheckpointError, alone, fields_of, str_of, sync_folder
+from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
 from replaybank.manifest import FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep
+from replaybank.plain import lost, rebuilt
 from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
 from replaybank.schema import Schema
 from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held
@@ -36,6 +37,7 @@ FAN = 8  # so many shorter files become one
 INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
 PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_\d+_\d+)")
 MAX_ADDED = 2**62
+GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 @dataclass
@@ -150,8 +152,6 @@ def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
     if rows is not None:
         told = {
             "schema": rows.schema.plain(),
-            "capacity": rows.capacity,
-            "streams": rows.streams,
             "stack": None if rows.stack is None else dict(vars(rows.stack)),
             "record": str_of(rows.dtype),
             "added": rows.added,
@@ -188,29 +188,30 @@ def _found(folder: Path, manifest: dict[str, Any]) -> Contents:
         values = joined(manifest["values"], state)
         rows = None
         if manifest["rows"] is not None:
-            rows, newest = _empty_rows(manifest["rows"], state)
+            rows, newest = _empty_rows(manifest["rows"], *sizes(values), state)
             expected = rows.oldest
             for file in manifest["files"]:
                 expected = _read_file(folder, file, rows, expected)
             if expected != rows.added:
                 raise CheckpointError(f"transitions {expected} to {rows.added - 1} are missing")
-            _hold(rows, _held(state, "", rows))
-            refusing(lambda: rows.settle(newest))
+            with refusing():
+                rows.hold(_held(state, "", rows))
+                rows.settle(newest)
     return Contents(rows, values, manifest["token"])
 
 
-def _empty_rows(told: dict[str, Any], state: ArrayReader) -> tuple[Rows, NDArray[np.int64]]:
+def _empty_rows(
+    told: dict[str, Any], capacity: int, streams: int, state: ArrayReader
+) -> tuple[Rows, NDArray[np.int64]]:
     """Rows that wait for their records, and the newest row of each stream."""
-    kinds = {"schema": list, "capacity": int, "streams": int, "stack": (dict, NoneType), "record": str}
-    schema, capacity, streams, stack, record, added, start = fields_of(told, "rows", **kinds, added=int, start=int)
-    for name, value in (("capacity", capacity), ("streams", streams)):
-        if not 1 <= value <= MAX_CAPACITY:
-            raise CheckpointError(f"rows: {name}: expected 1 to {MAX_CAPACITY}, found {value}")
+    kinds: Kinds = {"schema": list, "stack": (dict, NoneType), "record": str, "added": int, "start": int}
+    schema, stack, record, added, start = fields_of(told, "rows", **kinds)
     if not 0 <= start <= added <= MAX_ADDED:
         raise CheckpointError(f"rows: expected 0 <= start <= added, found {start} and {added}")
     if state.shape_of("newest", INT64) != (streams,):
         raise CheckpointError(f"{state.name}: newest: expected {streams} streams")
-    rows = refusing(lambda: Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack)))
+    with refusing():
+        rows = Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack))
     if str_of(rows.dtype) != record:
         raise CheckpointError(f"rows: expected records of {str_of(rows.dtype):.200}, found {record:.200}")
     rows.begin(added, start)
@@ -242,7 +243,8 @@ def _read_file(folder: Path, told: dict[str, Any], rows: Rows, expected: int) ->
                 _read_records(reader, name, first, n, rows)
                 expected = first + n
         for suffix in dict.fromkeys(match[1] for name in reader.members if (match := HELD.fullmatch(name))):
-            _hold(rows, _held(reader, suffix, rows))
+            with refusing():
+                rows.hold(_held(reader, suffix, rows))
     return expected
 
 
@@ -279,8 +281,44 @@ def _held(reader: ArrayReader, suffix: str, rows: Rows) -> Held:
     lengths = [len(array) for array in found]
     if len({*lengths[:3]}) > 1 or len({*lengths[3:5]}) > 1 or len({*lengths[5:]}) > 1:
         raise CheckpointError(f"{reader.name}: what rows hold is not one for each")
-    return Held(*found).since(rows.oldest)
+    return Held._make(found).since(rows.oldest)
 
 
-def _hold(rows: Rows, held: Held) -> None:
-    refusing(lambda: rows.hold(held))
+def sizes(values: dict[str, Any]) -> tuple[int, int]:
+    """Capacity and streams."""
+    capacity, streams = fields_of(values, "values", capacity=int, streams=int)
+    for name, value in (("capacity", capacity), ("streams", streams)):
+        if not 1 <= value <= MAX_CAPACITY:
+            raise CheckpointError(f"values: {name}: expected 1 to {MAX_CAPACITY}, found {value}")
+    return capacity, streams
+
+
+def part(name: str, values: dict[str, Any], kinds: tuple[type, ...]) -> Any:
+    """The buffer's sampler or view, made again; TypeError where it holds what a file cannot."""
+    description = values.get(name)
+    with refusing():
+        gone = lost(description)
+    if gone:
+        raise TypeError(f"load: give {name}=: the saved one holds {gone[0]}, which is not in the checkpoint")
+    with refusing():
+        return rebuilt(description, kinds)
+
+
+def generator(state: Any) -> np.random.Generator:
+    """A generator in a state that was saved."""
+    name = state.get("bit_generator") if isinstance(state, dict) else None
+    if name not in GENERATORS:
+        raise CheckpointError(f"generator: expected one of {', '.join(GENERATORS)}, found {name!r:.99}")
+    with refusing():
+        bits = getattr(np.random, name)(0)
+        bits.state = state
+    return np.random.Generator(bits)
+
+
+def require_agreement(state: Any, rows: Rows | None) -> None:
+    """Raises CheckpointError where a sampler's state is of other ids than are here."""
+    here = {"added": rows.added, "start": rows.start} if rows is not None else {"added": 0, "start": 0}
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list) else ()):
+        if key in here and value != here[key]:
+            raise CheckpointError(f"sampler: {key}: expected {here[key]}, found {value!r:.99}")
+        require_agreement(value, rows)

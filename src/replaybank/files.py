@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.lib import format as npy
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 CHUNK = 1 << 22  # bytes that are read or compressed at a time
 COMPRESSIONS = (None, "zstd")
+Kinds: TypeAlias = dict[str, "type | tuple[type, ...]"]
 
 
 class CheckpointError(ValueError):
@@ -68,8 +69,8 @@ class ArrayFile:
             contents = self._compress(contents)
         suffix = "" if self._compression is None else f".{self._compression}"
         offset, crc = self._write(f"{name}.npy{suffix}", header.getvalue(), contents)
-        sizes = (offset, len(header.getvalue()), len(contents), crc)
-        self._members.append(Member(name, *sizes, str_of(array.dtype), array.shape, self._compression))
+        where = (offset, len(header.getvalue()), len(contents), crc)
+        self._members.append(Member(name, *where, str_of(array.dtype), array.shape, self._compression))
 
     def _write(self, name: str, *parts: Any) -> tuple[int, int]:
         info = zipfile.ZipInfo(name)
@@ -135,7 +136,7 @@ class ArrayReader:
                 raise CheckpointError(f"{self.name}: expected an entry of the index, found {entry!r:.99}")
             if compression is not None and compression not in COMPRESSIONS:
                 raise CheckpointError(f"{self.name}: {named}: unknown compression {compression!r:.99}")
-            members[named] = Member(named, *numbers, dtype, tuple(shape), compression)
+            members[named] = Member._make((named, *numbers, dtype, tuple(shape), compression))
         return members
 
     def _bytes(self, name: str, offset: int, nbytes: int) -> bytearray:

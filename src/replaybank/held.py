@@ -31,11 +31,8 @@ class Held(NamedTuple):
     def since(self, oldest: int) -> Held:
         """What rows from `oldest` on hold."""
         tail, older, following = (ids >= oldest for ids in (self.tail_ids, self.older_ids, self.next_older_ids))
-        return Held(
-            *(array[tail] for array in self[:3]),
-            *(array[older] for array in self[3:5]),
-            *(array[following] for array in self[5:]),
-        )
+        which = (tail, tail, tail, older, older, following, following)
+        return Held._make(array[mask] for array, mask in zip(self, which, strict=True))
 
 
 class Piece(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.files import ArrayReader, CheckpointError, fields_of, parsed, sync_folder, write_whole
+from replaybank.files import ArrayReader, CheckpointError, Kinds, fields_of, parsed, sync_folder, write_whole
 
 FORMAT, VERSION = "replaybank checkpoint", 1
 MANIFEST, BACKUP = "manifest.json", "manifest.backup.json"
@@ -61,11 +61,12 @@ def read(path: Path) -> dict[str, Any]:
         right = False
     if not right:
         raise CheckpointError(f"{path.name} is damaged: its checksum is wrong")
-    kinds = {"token": str, "values": dict, "rows": (dict, NoneType), "files": list, "state": dict}
+    kinds: Kinds = {"token": str, "values": dict, "rows": (dict, NoneType), "files": list, "state": dict}
     files = fields_of(found, path.name, **kinds)[3]
     for file in files:
         fields_of(file, f"{path.name}: a file", name=str, nbytes=int, first=int, end=int)
-    return found
+    whole: dict[str, Any] = found
+    return whole
 
 
 def signed(manifest: dict[str, Any]) -> bytes:
@@ -103,12 +104,19 @@ def joined(value: Any, state: ArrayReader, depth: int = 0) -> Any:
     member = state.members.get(value["$array"]) if isinstance(value["$array"], str) else None
     if member is None or not SIMPLE.fullmatch(member.dtype):
         raise CheckpointError(f"{state.name}: {value['$array']!r:.99} is no array of it")
-    return state.read(member.name, refusing(lambda: np.dtype(member.dtype)), len(member.shape))
+    with refusing():
+        dtype = np.dtype(member.dtype)
+    return state.read(member.name, dtype, len(member.shape))
 
 
-def refusing(make: Callable[[], Any]) -> Any:
-    """What a function makes of values from a file, with a CheckpointError where it refuses them."""
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Where values from a file are used: what they are refused with becomes a CheckpointError."""
     try:
-        return make()
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing") from None
+    except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(str(error)) from None

@@ -302,7 +302,7 @@ class Rows:
             wanted = self.stack is not None and (own or link != STACK_LINKS[0])
             older = self.data[link][slots] if wanted else np.full(len(ids), NONE, np.uint32)
             found += [ids[older != NONE], self.older[older[older != NONE]]]
-        return Held(*found)
+        return Held._make(found)
 
     def piece(self, first: int, end: int, still_open: NDArray[np.int64], room: NDArray[np.uint8]) -> Piece:
         """Copies live rows and what they hold, but for what those that are `still_open` (ids) may hand on.
@@ -323,7 +323,7 @@ class Rows:
         if self.stack is not None:  # what their own observations hold never moves on
             held_open = self.held(ids[~settled])
             joined = (np.concatenate(pair) for pair in zip(held[3:5], held_open[3:5], strict=True))
-            held = Held(*held[:3], *joined, *held[5:])
+            held = Held._make((*held[:3], *joined, *held[5:]))
         return Piece(first, copied, held)
 
     def hold(self, held: Held) -> None:

@@ -26,7 +26,8 @@ def longest_file(rows: Rows) -> int:
 
 def put_held(file: ArrayFile, suffix: str, held: Held) -> None:
     """Writes what rows hold, each array as its name and the suffix say; empty ones are left out."""
-    for name, array in zip(Held._fields, held, strict=True):
+    for name in Held._fields:
+        array: NDArray[Any] = getattr(held, name)
         if len(array):
             file.put(name + suffix, array)
 
