@@ -93,6 +93,7 @@ class ArrayFile:
 
     def abandon(self) -> None:
         """Gives the file up."""
+        self._zip.fp = None  # or it would write its directory when it is collected
         with contextlib.suppress(OSError, ValueError):
             self._raw.raw.close()  # what is still buffered is of no use
         with contextlib.suppress(OSError):
@@ -262,13 +263,17 @@ def fields_of(found: Any, what: str, /, **kinds: type | tuple[type, ...]) -> lis
     return values
 
 
-def write_whole(path: Path, text: bytes) -> None:
-    """Replaces a file at once: a reader finds the old one or the new one, whole, whatever happens."""
+def write_whole(path: Path, text: bytes, wait: bool = True) -> None:
+    """Replaces a file at once: a reader finds the old one or the new one, whole, whatever happens.
+
+    Without `wait` that holds for a program that dies, not for a machine that does.
+    """
     new = path.with_name(path.name + ".new")
     with io.BufferedWriter(io.FileIO(new, "w")) as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if wait:
+            os.fsync(file.fileno())
     os.replace(new, path)
 
 

@@ -29,8 +29,7 @@ def publish(folder: Path, manifest: dict[str, Any]) -> None:
     text = signed(manifest)
     write_whole(folder / MANIFEST, text)
     sync_folder(folder)
-    write_whole(folder / BACKUP, text)
-    sync_folder(folder)
+    write_whole(folder / BACKUP, text, wait=False)  # no checkpoint depends on it
 
 
 def sweep(folder: Path, manifest: dict[str, Any]) -> None:
