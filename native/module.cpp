@@ -14,6 +14,7 @@
 #include "blocks.hpp"
 #include "deck.hpp"
 #include "order.hpp"
+#include "relink.hpp"
 #include "rows.hpp"
 #include "sequences.hpp"
 #include "stacks.hpp"
@@ -327,6 +328,22 @@ void py_stacks_complete(const nb::tuple& store_arrays, nb::handle ids, int64_t f
     stacks.resize(static_cast<size_t>(n * frames));
     MaybeReleased released(n * frames * 64);
     stacks_of(store, ring, Stacking{frames, false}, from, n, stacks.data(), frames, found);
+}
+
+// -1, or the id of a row whose links contradict.
+int64_t py_relink(const nb::tuple& store_arrays) {
+    const Store store = as_store(store_arrays);
+    const int64_t rows = PyArray_SIZE(reinterpret_cast<PyArrayObject*>(store_arrays[0].ptr()));
+    const int64_t tails = PyArray_SIZE(reinterpret_cast<PyArrayObject*>(store_arrays[1].ptr()));
+    const int64_t older = store.frames > 1 ? size_of(store_arrays[2]) / (store.frames - 1) : 0;
+    const int64_t added = store.added(), start = store.start();
+    const int64_t used = *store.free_tails.used, used_older = *store.free_older.used;
+    if (rows != store.capacity || start < 0 || start > added || used < 0 || used > tails || used_older < 0 ||
+        used_older > older) {
+        throw nb::value_error("cursors lead out of the store");
+    }
+    MaybeReleased released((added - store.oldest()) * store.row_nbytes);
+    return relink(store, size_of(store_arrays[NEWEST]));
 }
 
 void py_walk(const nb::tuple& store_arrays, nb::handle ids, int64_t steps, bool forward, nb::handle path,
@@ -653,6 +670,7 @@ NB_MODULE(_native, m) {
     m.def("read", &py_read);
     m.def("read_stacks", &py_read_stacks);
     m.def("stacks_complete", &py_stacks_complete);
+    m.def("relink", &py_relink);
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);

@@ -34,6 +34,7 @@ def read_stacks(
 def stacks_complete(
     store: tuple[NDArray[Any], ...], ids: NDArray[Any], frames: int, complete: NDArray[Any]
 ) -> None: ...
+def relink(store: tuple[NDArray[Any], ...]) -> int: ...
 def walk(
     store: tuple[NDArray[Any], ...],
     ids: NDArray[Any],

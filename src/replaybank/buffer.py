@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaybank import kernels
+from replaybank import checkpoint, kernels
 from replaybank.arguments import ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
+from replaybank.files import compressor, fields_of
+from replaybank.manifest import refusing
 from replaybank.parts import as_part
+from replaybank.plain import SAMPLERS, VIEWS, described
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
+from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
+from replaybank.saving import Saving
 from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
+# What is counted over a buffer's life.
+COUNTS = ("sampled", "updated", "stale", "cleared")
 
 
 class PriorityReport(NamedTuple):
@@ -71,6 +81,8 @@ class ReplayBuffer:
         self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
+        self._saving = Lock()  # saves come one after another
+        self._saves: dict[str, str] = {}  # by folder the last save's token
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
@@ -183,9 +195,12 @@ class ReplayBuffer:
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
-        self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema))
-        self._plain = schema.flat and not schema.extras
-        return self._rows
+        return self._take(Rows(schema, self._capacity, self._streams, self._view.stack(schema)))
+
+    def _take(self, rows: Rows) -> Rows:
+        self._rows = rows
+        self._plain = rows.schema.flat and not rows.schema.extras
+        return rows
 
     # ---- sampling ----
 
@@ -357,13 +372,17 @@ class ReplayBuffer:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
             sampler.attach(self._capacity)
-            rows = self._rows
-            if rows is not None and rows.oldest > 0:
-                sampler.added(0, rows.oldest)
-                sampler.cleared()
-            if rows is not None and not rows.empty:
-                sampler.added(rows.oldest, len(rows))
+            self._introduce(sampler)
             self._sampler = sampler
+
+    def _introduce(self, sampler: Sampler) -> None:
+        """Tells a sampler of what is here, all of it new to it."""
+        rows = self._rows
+        if rows is not None and rows.oldest > 0:
+            sampler.added(0, rows.oldest)
+            sampler.cleared()
+        if rows is not None and not rows.empty:
+            sampler.added(rows.oldest, len(rows))
 
     @property
     def view(self) -> View:
@@ -417,15 +436,114 @@ class ReplayBuffer:
                 self._rows.clear()
                 self._sampler.cleared()
 
+    # ---- on disk ----
+
+    def save(
+        self, path: str | os.PathLike[str], background: bool = False, compression: str | None = None
+    ) -> Saving | None:
+        """Saves everything to a folder: `load` gives a buffer that goes on as if nothing had happened.
+
+        Until all of it is on the disk (fsync), the folder holds what it held before: what breaks off midway changes
+        nothing. A later save to the same path writes what was added since, and the priorities. The files are .npz and
+        JSON; nothing is pickled. It takes at most 64 MiB of memory, and an observation a stream.
+
+        Other threads may add and sample meanwhile: what is saved is the buffer at one instant, which takes as long as
+        copying the sampler's state (8 bytes a transition). `background=True` returns a `Saving` at once: `.result()`
+        waits, and raises what went wrong. Saves of one buffer come one after another.
+
+        `compression`: None or "zstd" (needs the package zstandard), of the transitions.
+
+        Raises OSError where the disk does, BlockingIOError where another buffer is being saved there, ValueError for an
+        unknown compression.
+        """
+        folder = Path(path).absolute()
+        compressor(compression)
+
+        def work() -> None:
+            with self._saving:
+                last = self._saves.get(str(folder))
+                self._saves[str(folder)] = checkpoint.save(folder, self._lock, self._contents, last, compression)
+
+        if background:
+            return Saving(work, f"save to {folder}").start()
+        work()
+        return None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        sampler: Sampler | None = None,
+        view: View | None = None,
+        salvage: bool = False,
+    ) -> Self:
+        """The buffer that was saved to a folder: its next batches are those of the one that never stopped.
+
+        Sampler and view come back with their settings. What holds functions (a schedule of one's own, `Hindsight`) or
+        is not of this library must be given: `sampler`, `view`. A sampler of the kind that was saved takes up its
+        state; one of another kind begins with what is there, all of it new to it.
+
+        Everything is checked: checksums, sizes before memory is taken, and that the links between transitions make
+        sense. `salvage=True` takes what is whole of a damaged checkpoint, and warns of what is lost (RuntimeWarning);
+        where anything is lost, sampler, streams and random numbers begin anew.
+
+        Raises FileNotFoundError where there is no checkpoint, `CheckpointError` (a ValueError) that says what is
+        damaged or not known, TypeError where a sampler or view must be given.
+        """
+        folder = Path(path).absolute()
+        found = checkpoint.load(folder)
+        values = found.values
+        capacity, streams = checkpoint.sizes(values)
+        sampler = checkpoint.part("sampler", values, SAMPLERS) if sampler is None else sampler
+        view = checkpoint.part("view", values, VIEWS) if view is None else view
+        buffer = cls(capacity, None, streams, sampler, view)
+        with refusing():
+            buffer._resume(found)
+        buffer._saves[str(folder)] = found.token
+        return buffer
+
+    def _resume(self, found: checkpoint.Contents) -> None:
+        """Goes on where a checkpoint was made. Raises ValueError where that is not possible."""
+        values, rows = found.values, found.rows
+        lead, counts, self._seed = fields_of(values, "values", lead=int, counts=dict, seed=(int, NoneType))
+        if lead not in (-1, 1, self._streams):
+            raise ValueError(f"lead: expected -1, 1 or {self._streams}, found {lead}")
+        self._lead = lead
+        for name in COUNTS:
+            setattr(self, f"_{name}", count(counts, name))
+        self._rng = checkpoint.generator(values["generator"])
+        if rows is not None:
+            self._take(rows)
+        if described(self._sampler).get("kind") == values["sampler"]["kind"]:
+            checkpoint.require_agreement(values["sampler_state"], rows)
+            self._sampler.restore(values["sampler_state"])
+        else:
+            self._introduce(self._sampler)
+
+    def _contents(self) -> checkpoint.Contents:
+        """What a checkpoint keeps. Under the lock."""
+        values = {
+            "capacity": self._capacity,
+            "streams": self._streams,
+            "lead": self._lead,
+            "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
+            "seed": self._seed if isinstance(self._seed, int | None) else None,
+            "generator": self._rng.bit_generator.state,
+            "sampler": described(self._sampler),
+            "sampler_state": self._sampler.state(),
+            "view": described(self._view),
+        }
+        return checkpoint.Contents(self._rows, values)
+
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = self.__dict__.copy()
-        del state["_lock"]
+        del state["_lock"], state["_saving"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = Lock()
+        self._lock, self._saving = Lock(), Lock()
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""

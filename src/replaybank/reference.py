@@ -178,6 +178,61 @@ def stacks_complete(store: Store, ids: NDArray[np.int64], frames: int, complete:
     complete[:] = [_stack(store, id_, frames, False, _oldest(store)) is not None for id_ in ids.tolist()]
 
 
+def relink(store: Store) -> int:
+    """Each row tells the one before that it comes next; then whoever has no next row must hold a tail of its own."""
+    rows, _, _, free, free_older, onward, newest, cursor, _ = store
+    capacity, added, oldest = len(rows), int(cursor[0]), _oldest(store)
+    ids = range(oldest, added)
+    rows["link_next"][[id_ % capacity for id_ in ids]] = 0
+    for id_ in ids:
+        row = rows[id_ % capacity]
+        back, step = int(row["link_previous"]), int(row["link_step"])
+        flags = [row[name].tobytes()[0] for name in ("terminated", "truncated")]
+        if max(flags) > 1 or (back == 0) != (step == 0) or back > id_:
+            return id_
+        if back and id_ - back >= oldest:
+            before = rows[(id_ - back) % capacity]
+            if _ended(before) or before["link_next"] or int(before["link_step"]) != step - 1:
+                return id_
+            before["link_next"] = back
+    held: dict[str, set[int]] = {"tail": set(), "older": set(), "begun": set(), "newest": set()}
+
+    def take(kind: str, index: int, end: int) -> bool:
+        known = held[kind]
+        fresh = 0 <= index < end and index not in known
+        known.add(index)
+        return fresh
+
+    for id_ in ids:
+        row = rows[id_ % capacity]
+        following, tail = int(row["link_next"]), int(row["link_tail"])
+        if (tail != NONE) if following else not take("tail", tail, int(cursor[2])):
+            return id_
+        if "link_older" in (rows.dtype.names or ()):
+            own, after = int(row["link_older"]), int(row["link_next_older"])
+            if own != NONE and not take("older", own, int(cursor[4])):
+                return id_
+            if after != NONE and (following or not take("older", after, int(cursor[4]))):
+                return id_
+        if not following and onward[tail]:
+            on = id_ + int(onward[tail])
+            if on >= added or rows[on % capacity]["link_step"] or not take("begun", on, added):
+                return id_
+    for latest in newest.tolist():
+        id_ = -2 - latest if latest < -1 else latest
+        if id_ >= added:
+            return int(id_)
+        if id_ >= oldest:
+            row = rows[id_ % capacity]
+            if row["link_next"] or onward[row["link_tail"]] or not take("newest", id_, added):
+                return int(id_)
+    for pool, kind, at in ((free, "tail", 2), (free_older, "older", 4)):
+        left = [index for index in range(int(cursor[at]) - 1, -1, -1) if index not in held[kind]]
+        pool[: len(left)] = left
+        cursor[at + 1] = len(left)
+    return -1
+
+
 def walk(
     store: Store, ids: NDArray[np.int64], steps: int, forward: bool, path: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> None:

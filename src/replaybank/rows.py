@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.held import Held, Piece
 from replaybank.schema import Leaf, Schema, dtype_of
 from replaybank.stacking import Stacking
 
@@ -72,6 +74,8 @@ class Rows:
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
         self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
         self._free_older = np.empty(0, np.uint32)
+        # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
+        self.guards: tuple[Callable[[int], None], ...] = ()
         self._gather_store()
 
     def _gather_store(self) -> None:
@@ -93,6 +97,16 @@ class Rows:
     def added(self) -> int:
         """Transitions ever added: the id the next one gets."""
         return self._cursor.item(0)
+
+    @property
+    def start(self) -> int:
+        """Transitions with smaller ids were cleared away."""
+        return self._cursor.item(1)
+
+    @property
+    def newest(self) -> NDArray[np.int64]:
+        """By stream the id of its newest transition; -2 - id where a segment begins next, -1 where there is none."""
+        return self._newest
 
     @property
     def oldest(self) -> int:
@@ -137,6 +151,8 @@ class Rows:
         `values` are in the order of `schema.leaves`, with a leading axis of `lead` (-1: none, one transition). Gives
         -1, and changes nothing, where a value is not plainly of its leaf's dtype and shape; `Schema.arrays` mends it.
         """
+        if self.guards:
+            self._warn(self.added + (max(lead, 1) if owners is None else len(owners)) - self.capacity)
         if self.stack is not None:
             used, free = self._cursor[4:].tolist()
             most = 2 * self.capacity  # two stacks a row
@@ -262,8 +278,89 @@ class Rows:
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams; ids go on."""
+        self._warn(self.added)
         self._cursor[1:] = (self.added, 0, 0, 0, 0)
         self._newest[:] = -1
+
+    def _warn(self, leaving: int) -> None:
+        """Rows with ids below `leaving` are about to leave."""
+        for guard in self.guards:
+            guard(leaving)
+
+    def open_ids(self) -> NDArray[np.int64]:
+        """The live rows that are the newest of their streams, in order: what they hold may still move on."""
+        latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
+        return np.sort(latest[latest >= self.oldest])
+
+    def held(self, ids: NDArray[np.int64], own: bool = True) -> Held:
+        """What live rows (ids [n]) hold beside themselves; without `own` not the frames of their own observations."""
+        slots = ids % self.capacity
+        tail = self.data["link_tail"][slots]
+        has = tail != NONE
+        found = [ids[has], self.tails[tail[has]], self._onward[tail[has]]]
+        for link in STACK_LINKS:
+            wanted = self.stack is not None and (own or link != STACK_LINKS[0])
+            older = self.data[link][slots] if wanted else np.full(len(ids), NONE, np.uint32)
+            found += [ids[older != NONE], self.older[older[older != NONE]]]
+        return Held._make(found)
+
+    def piece(self, first: int, end: int, still_open: NDArray[np.int64], room: NDArray[np.uint8]) -> Piece:
+        """Copies live rows and what they hold, but for what those that are `still_open` (ids) may hand on.
+
+        `room` [m, bytes of a record] is where the records are copied to, m >= end - first.
+        """
+        records, begin = room[: end - first], first % self.capacity
+        whole = min(end - first, self.capacity - begin)
+        stored = self.data.view(np.uint8).reshape(self.capacity, self.dtype.itemsize)
+        records[:whole] = stored[begin : begin + whole]
+        records[whole:] = stored[: end - first - whole]
+        ids = np.arange(first, end)
+        settled = np.ones(len(ids), bool)
+        settled[still_open[(still_open >= first) & (still_open < end)] - first] = False
+        copied = records.reshape(-1).view(self.dtype)
+        beside = [copied[link] != NONE for link in ("link_tail", *(STACK_LINKS if self.stack is not None else ()))]
+        held = self.held(ids[settled & np.logical_or.reduce(beside)])
+        if self.stack is not None:  # what their own observations hold never moves on
+            held_open = self.held(ids[~settled])
+            joined = (np.concatenate(pair) for pair in zip(held[3:5], held_open[3:5], strict=True))
+            held = Held._make((*held[:3], *joined, *held[5:]))
+        return Piece(first, copied, held)
+
+    def hold(self, held: Held) -> None:
+        """Takes up what live rows hold beside themselves; `settle` does the rest. Raises ValueError if it cannot."""
+        for ids in (held.tail_ids, held.older_ids, held.next_older_ids):
+            if len(ids) and not (self.oldest <= ids.min() and ids.max() < self.added):
+                raise ValueError("something is held by a transition that is not there")
+        used, more = int(self._cursor[2]), len(held.tail_ids)
+        if used + more > self.capacity:
+            raise ValueError("more tails than transitions")
+        self.tails[used : used + more] = held.tails
+        self._onward[used : used + more] = held.onward
+        self.data["link_tail"][held.tail_ids % self.capacity] = np.arange(used, used + more)
+        self._cursor[2] += more
+        for link, ids, older in zip(STACK_LINKS, held[3::2], held[4::2], strict=True):
+            if len(ids):
+                used, more = int(self._cursor[4]), len(ids)
+                if used + more > 2 * self.capacity:
+                    raise ValueError("more frames put aside than transitions")
+                if used + more > len(self.older):
+                    self._keep_aside(min(2 * (used + more), 2 * self.capacity))
+                self.older[used : used + more] = older
+                self.data[link][ids % self.capacity] = np.arange(used, used + more)
+                self._cursor[4] += more
+
+    def begin(self, added: int, start: int) -> None:
+        """Starts over with ids as they were; records and what they hold come with `data` and `hold`, then `settle`."""
+        self._cursor[:] = (added, start, 0, 0, 0, 0)
+
+    def settle(self, newest: NDArray[np.int64]) -> None:
+        """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.
+
+        Raises ValueError where something contradicts: the rows are then of no use.
+        """
+        self._newest[:] = newest
+        if (wrong := kernels.relink(self._store)) >= 0:
+            raise ValueError(f"transition {wrong} contradicts the others")
 
     def offset_of(self, leaf: Leaf) -> int:
         """Where a stored leaf lies in a row; a leaf of `next_obs` lies where that of `obs` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,9 @@ TAKEN = frozenset(
         *("mask", "stream"),
     }
 )
+
+MOST_NESTED = 32  # levels of a schema from outside
+MOST_NBYTES = 2**31 - 1  # of an item, as NumPy allows
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,18 @@ class Schema:
         """A schema with further fields, given as in `Schema.of`."""
         return Schema(self.fields | {name: _parse((name,), spec) for name, spec in extras.items()})
 
+    def plain(self) -> list[Any]:
+        """The schema as lists, texts and numbers, which `of_plain` takes."""
+        return [[name, _plain(node)] for name, node in self.fields.items() if name != "next_obs"]
+
+    @classmethod
+    def of_plain(cls, plain: Any) -> Schema:
+        """A schema from what `plain` gave; raises ValueError for anything else."""
+        try:
+            return cls({_field_name(name): _of_plain((name,), node, MOST_NESTED) for name, node in plain})
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"not a schema: {error}") from None
+
     @property
     def stored(self) -> dict[str, Node]:
         """The fields of one stored transition: all but next_obs, the observation first."""
@@ -267,6 +283,31 @@ def _parse(path: tuple[str, ...], spec: Any) -> Node:
     if dtype.base.kind not in NUMERIC:
         raise TypeError(f"schema: {name}: expected a dtype of numbers or booleans, given {dtype.base}")
     return Leaf(path, _native(dtype.base), tuple(dtype.shape))
+
+
+def _plain(node: Node) -> list[Any]:
+    if isinstance(node, Leaf):
+        return ["leaf", node.dtype.str, list(node.shape)]
+    children = [[name, _plain(child)] for name, child in children_of(node).items()]
+    return ["dict" if isinstance(node, dict) else "tuple", children]
+
+
+def _of_plain(path: tuple[str, ...], plain: Any, depth: int) -> Node:
+    kind, *rest = plain
+    if kind == "leaf":
+        text, shape = rest
+        dtype = np.dtype(str(text))
+        if dtype.kind not in NUMERIC or dtype.subdtype is not None or dtype != _native(dtype):
+            raise TypeError(f"{dtype} is no dtype of a field")
+        if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape) or len(shape) > MOST_NESTED:
+            raise TypeError(f"{shape!r:.99} is no shape")
+        if dtype.itemsize * math.prod(shape) > MOST_NBYTES:
+            raise ValueError(f"items of shape {shape} are too large")
+        return Leaf(path, _native(dtype), tuple(shape))
+    if kind not in ("dict", "tuple") or depth == 0:
+        raise TypeError(f"{kind!r:.99} is no kind of field")
+    children = {_field_name(name): _of_plain((*path, name), child, depth - 1) for name, child in rest[0]}
+    return children if kind == "dict" else tuple(children.values())
 
 
 def _infer(path: tuple[str, ...], value: Any, lead: int) -> Node:

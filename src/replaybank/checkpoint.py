@@ -1,0 +1,324 @@
+"""Checkpoints: a buffer on disk, true at one instant, whatever happens while it is written.
+
+A checkpoint is a folder:
+
+- `manifest.json`: what there is, and the checksum of that; `manifest.backup.json` is the same again;
+- `transitions-….npz`: runs of transitions, in pieces of a few MiB, which never change once they are written;
+- `state-….npz`: what may change at any time: priorities, streams, next observations that may still move on.
+
+A save writes new files, waits until they are on the disk, and then replaces the manifest: that is when it becomes true.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
+from replaybank.held import Held
+from replaybank.manifest import FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep
+from replaybank.plain import lost, rebuilt
+from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
+from replaybank.schema import Schema
+from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held
+from replaybank.stacking import Stacking
+
+FAN = 8  # so many shorter files become one
+INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
+PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_\d+_\d+)")
+MAX_ADDED = 2**62
+GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+
+
+@dataclass
+class Contents:
+    """What a checkpoint keeps: rows, and everything else that the buffer is, as nested plain values and arrays.
+
+    Dicts of numbers, texts, lists, None and arrays; what is saved may be windows on what goes on changing. `token`
+    names the save.
+    """
+
+    rows: Rows | None
+    values: dict[str, Any]
+    token: str = ""
+
+
+# ---- saving ----
+
+
+def save(
+    folder: Path, lock: Lock, contents: Callable[[], Contents], last: str | None, compression: str | None = None
+) -> str:
+    """Writes a checkpoint of what `contents` gives; `lock` guards all of that, and is held for moments only.
+
+    Gives a token. `last`: that of the last save of the same buffer to the same folder, or of what was loaded from
+    there: where the folder still holds it, only what was added since is written.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
+    token = secrets.token_hex(8)
+    with alone(folder):
+        files = _files_of(folder, last)
+        writer = Writer(folder, token, compression)
+        try:
+            with lock:
+                now = contents()
+                manifest = {"format": FORMAT, "version": VERSION, "token": token, **_write_state(now, writer)}
+                snapshot = None
+                if now.rows is not None:
+                    first, files = _where_to_begin(files, now.rows)
+                    snapshot = Snapshot(now.rows, first, _open_then(folder, files), writer)
+            if snapshot is not None:
+                snapshot.write_all(lock)
+            manifest["files"] = files + writer.close()
+            manifest["state"] = writer.state.close()
+            publish(folder, manifest)
+        except BaseException:
+            if _token_of(folder) != token:
+                writer.abandon()
+            raise
+        sweep(folder, manifest)
+    return token
+
+
+def _token_of(folder: Path) -> str | None:
+    """The save that a folder holds."""
+    try:
+        return str(read(folder / MANIFEST)["token"])
+    except (OSError, CheckpointError):
+        return None
+
+
+def _files_of(folder: Path, last: str | None) -> list[dict[str, Any]]:
+    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's."""
+    try:
+        manifest = read(folder / MANIFEST) if last is not None else None
+        if manifest is None or manifest["token"] != last:
+            return []
+        for file in manifest["files"]:
+            ArrayReader(folder, file).close()
+    except (OSError, CheckpointError):
+        return []
+    return list(manifest["files"])
+
+
+def _open_then(folder: Path, files: list[dict[str, Any]]) -> NDArray[np.int64]:
+    """The rows that were open when the last of the files was written: what they hold is not in the files."""
+    if not files:
+        return NO_IDS
+    with closing(ArrayReader(folder, files[-1])) as reader:
+        return reader.read("still_open", INT64)
+
+
+def _where_to_begin(files: list[dict[str, Any]], rows: Rows) -> tuple[int, list[dict[str, Any]]]:
+    """The first id to write, and the files that stay: those with live rows, but for the last ones if all are short."""
+    files = [file for file in files if file["end"] > rows.oldest]
+    if not files:
+        return rows.oldest, []
+    new = rows.added - files[-1]["end"]
+    most = longest_file(rows)
+    while True:
+        short = 0
+        while short < len(files) and _count(files[-1 - short]) <= FAN * new and files[-1 - short]["nbytes"] < most:
+            short += 1
+        if short < FAN - 1:
+            break
+        new += sum(map(_count, files[-short:]))
+        files = files[:-short]
+    return max(rows.oldest, rows.added - new), files
+
+
+def _count(file: dict[str, Any]) -> int:
+    return int(file["end"] - file["first"])
+
+
+def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
+    """Writes all that may change at any time; gives what the manifest says of it."""
+    arrays: dict[str, NDArray[Any]] = {}
+    values = split(now.values, "values", arrays)
+    rows = now.rows
+    told = None
+    if rows is not None:
+        told = {
+            "schema": rows.schema.plain(),
+            "stack": None if rows.stack is None else dict(vars(rows.stack)),
+            "record": str_of(rows.dtype),
+            "added": rows.added,
+            "start": rows.start,
+        }
+        arrays["newest"] = rows.newest
+        put_held(writer.state, "", rows.held(rows.open_ids(), own=False))
+    for name, array in arrays.items():
+        writer.state.put(name, array)
+    return {"values": values, "rows": told}
+
+
+# ---- loading ----
+
+
+def load(folder: Path) -> Contents:
+    """What the checkpoint in a folder holds.
+
+    Raises FileNotFoundError where there is none, CheckpointError where it is damaged, or of another version.
+    """
+    manifest = read(folder / MANIFEST)
+    while True:
+        try:
+            return _found(folder, manifest)
+        except FileNotFoundError as error:  # a save may have come to its end meanwhile
+            again = read(folder / MANIFEST)
+            if again["token"] == manifest["token"]:
+                raise CheckpointError(f"{Path(error.filename).name} is missing") from None
+            manifest = again
+
+
+def _found(folder: Path, manifest: dict[str, Any]) -> Contents:
+    with closing(ArrayReader(folder, manifest["state"])) as state:
+        values = joined(manifest["values"], state)
+        rows = None
+        if manifest["rows"] is not None:
+            rows, newest = _empty_rows(manifest["rows"], *sizes(values), state)
+            expected = rows.oldest
+            for file in manifest["files"]:
+                expected = _read_file(folder, file, rows, expected)
+            if expected != rows.added:
+                raise CheckpointError(f"transitions {expected} to {rows.added - 1} are missing")
+            with refusing():
+                rows.hold(_held(state, "", rows))
+                rows.settle(newest)
+    return Contents(rows, values, manifest["token"])
+
+
+def _empty_rows(
+    told: dict[str, Any], capacity: int, streams: int, state: ArrayReader
+) -> tuple[Rows, NDArray[np.int64]]:
+    """Rows that wait for their records, and the newest row of each stream."""
+    kinds: Kinds = {"schema": list, "stack": (dict, NoneType), "record": str, "added": int, "start": int}
+    schema, stack, record, added, start = fields_of(told, "rows", **kinds)
+    if not 0 <= start <= added <= MAX_ADDED:
+        raise CheckpointError(f"rows: expected 0 <= start <= added, found {start} and {added}")
+    if state.shape_of("newest", INT64) != (streams,):
+        raise CheckpointError(f"{state.name}: newest: expected {streams} streams")
+    with refusing():
+        rows = Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack))
+    if str_of(rows.dtype) != record:
+        raise CheckpointError(f"rows: expected records of {str_of(rows.dtype):.200}, found {record:.200}")
+    rows.begin(added, start)
+    newest = state.read("newest", INT64)
+    if (newest >= added).any() or (newest < -1 - added).any():
+        raise CheckpointError(f"{state.name}: newest: a stream is ahead of what was added")
+    return rows, newest
+
+
+def _stacking(told: dict[str, Any] | None) -> Stacking | None:
+    if told is None:
+        return None
+    frames, axis, zero, new_axis = fields_of(told, "rows: stack", frames=int, axis=int, zero=bool, new_axis=bool)
+    if not 1 < frames <= MAX_CAPACITY or axis not in (0, -1) or new_axis:
+        raise CheckpointError(f"rows: stack: found {frames} frames along axis {axis}")
+    return Stacking(frames, axis, zero, new_axis)
+
+
+def _read_file(folder: Path, told: dict[str, Any], rows: Rows, expected: int) -> int:
+    """Reads the live transitions of a file, from `expected` on; gives the id that comes next."""
+    with closing(ArrayReader(folder, told)) as reader:
+        for name in reader.members:
+            if match := PIECE.fullmatch(name):
+                first, n = int(match[1]), *reader.shape_of(name, rows.dtype)
+                if first + n <= rows.oldest:
+                    continue
+                if not (first <= expected < first + n <= rows.added):
+                    raise CheckpointError(f"{reader.name}: {name}: expected transition {expected}, found {first}")
+                _read_records(reader, name, first, n, rows)
+                expected = first + n
+        for suffix in dict.fromkeys(match[1] for name in reader.members if (match := HELD.fullmatch(name))):
+            with refusing():
+                rows.hold(_held(reader, suffix, rows))
+    return expected
+
+
+def _read_records(reader: ArrayReader, name: str, first: int, n: int, rows: Rows) -> None:
+    """Reads records to where they belong; those that have left, and those that wrap around, by a detour."""
+    begin = first % rows.capacity
+    direct = first >= rows.oldest and begin + n <= rows.capacity
+    target = rows.data[begin : begin + n] if direct else np.empty(n, rows.dtype)
+    reader.read_into(name, target)
+    slots: Any = slice(begin, begin + n)
+    if not direct:
+        live = max(first, rows.oldest)
+        slots = np.arange(live, first + n) % rows.capacity
+        rows.data[slots] = target[live - first :]
+    for link in ("link_tail", *(STACK_LINKS if rows.stack is not None else ())):
+        rows.data[link][slots] = NONE
+
+
+def _held(reader: ArrayReader, suffix: str, rows: Rows) -> Held:
+    """What live rows hold, as far as the file says."""
+    found = []
+    records = {"tails": rows.tails, "older": rows.older, "next_older": rows.older}
+    for name in Held._fields:
+        like = records.get(name)
+        dtype = UINT32 if name == "onward" else INT64 if like is None else like.dtype
+        rest = () if like is None else like.shape[1:]
+        if name + suffix not in reader.members:
+            found.append(np.empty((0, *rest), dtype))
+            continue
+        shape = reader.shape_of(name + suffix, dtype, 1 + len(rest))
+        if shape[1:] != rest:
+            raise CheckpointError(f"{reader.name}: {name}: expected items of shape {rest}, found {shape[1:]}")
+        found.append(reader.read(name + suffix, dtype, 1 + len(rest)))
+    lengths = [len(array) for array in found]
+    if len({*lengths[:3]}) > 1 or len({*lengths[3:5]}) > 1 or len({*lengths[5:]}) > 1:
+        raise CheckpointError(f"{reader.name}: what rows hold is not one for each")
+    return Held._make(found).since(rows.oldest)
+
+
+def sizes(values: dict[str, Any]) -> tuple[int, int]:
+    """Capacity and streams."""
+    capacity, streams = fields_of(values, "values", capacity=int, streams=int)
+    for name, value in (("capacity", capacity), ("streams", streams)):
+        if not 1 <= value <= MAX_CAPACITY:
+            raise CheckpointError(f"values: {name}: expected 1 to {MAX_CAPACITY}, found {value}")
+    return capacity, streams
+
+
+def part(name: str, values: dict[str, Any], kinds: tuple[type, ...]) -> Any:
+    """The buffer's sampler or view, made again; TypeError where it holds what a file cannot."""
+    description = values.get(name)
+    with refusing():
+        gone = lost(description)
+    if gone:
+        raise TypeError(f"load: give {name}=: the saved one holds {gone[0]}, which is not in the checkpoint")
+    with refusing():
+        return rebuilt(description, kinds)
+
+
+def generator(state: Any) -> np.random.Generator:
+    """A generator in a state that was saved."""
+    name = state.get("bit_generator") if isinstance(state, dict) else None
+    if name not in GENERATORS:
+        raise CheckpointError(f"generator: expected one of {', '.join(GENERATORS)}, found {name!r:.99}")
+    with refusing():
+        bits = getattr(np.random, name)(0)
+        bits.state = state
+    return np.random.Generator(bits)
+
+
+def require_agreement(state: Any, rows: Rows | None) -> None:
+    """Raises CheckpointError where a sampler's state is of other ids than are here."""
+    here = {"added": rows.added, "start": rows.start} if rows is not None else {"added": 0, "start": 0}
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list) else ()):
+        if key in here and value != here[key]:
+            raise CheckpointError(f"sampler: {key}: expected {here[key]}, found {value!r:.99}")
+        require_agreement(value, rows)

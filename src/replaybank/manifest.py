@@ -1,0 +1,121 @@
+"""What makes a folder of files a checkpoint: the manifest, and the values that it keeps by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.files import ArrayReader, CheckpointError, Kinds, fields_of, parsed, sync_folder, write_whole
+
+FORMAT, VERSION = "replaybank checkpoint", 1
+MANIFEST, BACKUP = "manifest.json", "manifest.backup.json"
+OURS = re.compile(r"(transitions-\d+|state)-[0-9a-f]{16}\.npz|manifest(\.backup)?\.json\.new")
+SIMPLE = re.compile(r"[<>|=][biuf]\d{1,2}")  # dtypes of values
+MOST_NESTED = 32  # levels of values
+
+
+def publish(folder: Path, manifest: dict[str, Any]) -> None:
+    """Makes a checkpoint true, whose files are on the disk already: it is once `manifest.json` is replaced."""
+    sync_folder(folder)
+    text = signed(manifest)
+    write_whole(folder / MANIFEST, text)
+    sync_folder(folder)
+    write_whole(folder / BACKUP, text, wait=False)  # no checkpoint depends on it
+
+
+def sweep(folder: Path, manifest: dict[str, Any]) -> None:
+    """Removes files of earlier checkpoints, and of such as did not come to their end."""
+    known = {manifest["state"]["name"], *(file["name"] for file in manifest["files"])}
+    for file in folder.iterdir():
+        if OURS.fullmatch(file.name) and file.name not in known:
+            with suppress(OSError):  # the next save tries again
+                file.unlink()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The manifest, its checksum and the types of what it says checked."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no checkpoint in {path.parent}: {path.name} is missing") from None
+    crc, found = fields_of(parsed(text, path.name), path.name, crc32=int, checkpoint=dict)
+    name, version = fields_of(found, path.name, format=str, version=int)
+    if name != FORMAT or version != VERSION:
+        raise CheckpointError(
+            f"{path.name}: expected {FORMAT} version {VERSION}, found {name:.99} version {version}"
+            + ("; a newer replaybank wrote it" if name == FORMAT and version > VERSION else "")
+        )
+    try:
+        right = crc == zlib.crc32(_canonical(found))
+    except (ValueError, RecursionError):  # what no save writes: infinities, endless nesting
+        right = False
+    if not right:
+        raise CheckpointError(f"{path.name} is damaged: its checksum is wrong")
+    kinds: Kinds = {"token": str, "values": dict, "rows": (dict, NoneType), "files": list, "state": dict}
+    files = fields_of(found, path.name, **kinds)[3]
+    for file in files:
+        fields_of(file, f"{path.name}: a file", name=str, nbytes=int, first=int, end=int)
+    whole: dict[str, Any] = found
+    return whole
+
+
+def signed(manifest: dict[str, Any]) -> bytes:
+    """A manifest as text, with its checksum."""
+    crc = zlib.crc32(_canonical(manifest))
+    return json.dumps({"crc32": crc, "checkpoint": manifest}, indent=1, allow_nan=False).encode()
+
+
+def _canonical(manifest: Any) -> bytes:
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def split(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
+    """Nested values as JSON takes them, with arrays put into `arrays` and named instead."""
+    if isinstance(value, dict):
+        return {key: split(child, f"{name}.{key}", arrays) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [split(child, f"{name}.{i}", arrays) for i, child in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        arrays[name] = value
+        return {"$array": name}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def joined(value: Any, state: ArrayReader, depth: int = 0) -> Any:
+    """Nested values, with their arrays."""
+    if depth > MOST_NESTED:
+        raise CheckpointError("values are nested too deeply")
+    if isinstance(value, list):
+        return [joined(child, state, depth + 1) for child in value]
+    if not isinstance(value, dict):
+        return value
+    if "$array" not in value:
+        return {key: joined(child, state, depth + 1) for key, child in value.items()}
+    member = state.members.get(value["$array"]) if isinstance(value["$array"], str) else None
+    if member is None or not SIMPLE.fullmatch(member.dtype):
+        raise CheckpointError(f"{state.name}: {value['$array']!r:.99} is no array of it")
+    with refusing():
+        dtype = np.dtype(member.dtype)
+    return state.read(member.name, dtype, len(member.shape))
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Where values from a file are used: what they are refused with becomes a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(str(error)) from None
