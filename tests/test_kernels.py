@@ -426,9 +426,12 @@ def test_orders(capacity):
         reference.order_ranks(twin, oldest, added, some, expected)
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(found, ranks[:200])
-        if turn == 40:
-            order.clear()
-            oldest = added
+        if turn % 5 == 3:
+            n = added - oldest if turn % 10 == 3 else int(rng.integers(0, added - oldest + 1))
+            kernels.order_drop(order._arrays, oldest, added, n)
+            reference.order_drop(twin, oldest, added, n)
+            oldest += n
+            order.check_valid()
 
 
 @pytest.mark.parametrize("pattern", ["ascending", "descending", "from the middle", "every other"])
@@ -484,6 +487,8 @@ def test_an_order_refuses_what_it_does_not_hold():
         order.update(ids, np.array([np.nan]), 0, 3)
     with pytest.raises(ValueError, match="one new one a slot"):
         order.add(0, 3, np.ones(6))
+    with pytest.raises(ValueError, match="no more than those"):
+        order.drop(0, 3, 4)
     order.check_valid()
 
 
@@ -506,7 +511,15 @@ def test_decks(capacity):
         kernels.deck_deal(deck, kept, uniforms, found)
         reference.deck_deal(twin, kept, uniforms, expected)
         np.testing.assert_array_equal(found, expected)
+        oldest = added - int(deck[2][1])
+        n = int(rng.integers(0, added - oldest + 1)) if turn % 3 else 0
+        kernels.deck_drop(deck, oldest, n)
+        reference.deck_drop(twin, oldest, n)
         for array, array_twin in zip(deck, twin, strict=True):
             np.testing.assert_array_equal(array, array_twin)
+        live = np.arange(oldest + n, added) % capacity
+        np.testing.assert_array_equal(np.sort(deck[0][: deck[2][1]]), np.sort(live))
+    with pytest.raises(ValueError, match="can leave"):
+        kernels.deck_drop(deck, 0, capacity + 1)
     with pytest.raises(ValueError, match="waiting"):
         kernels.deck_deal(deck, 0, np.zeros(capacity + 1), np.zeros(capacity + 1, np.int64))

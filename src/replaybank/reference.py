@@ -352,6 +352,10 @@ def order_add(order: Order, oldest: int, added: int, values: NDArray[np.float64]
     by_slot[np.arange(added, added + len(values)) % len(by_slot)] = values
 
 
+def order_drop(order: Order, oldest: int, added: int, n: int) -> None:
+    """Nothing is kept of who is there: `oldest` and `added` tell the twins that."""
+
+
 def order_update(order: Order, oldest: int, added: int, ids: NDArray[np.int64], values: NDArray[np.float64]) -> int:
     """Sets the priorities of live ids, the last one of a repeated id winning."""
     live = (ids >= oldest) & (ids < added)
@@ -397,6 +401,19 @@ def deck_deal(deck: Deck, kept: int, uniforms: NDArray[np.float64], slots: NDArr
         _swap(deck, kept + int(uniform * (last + 1 - kept)), last)
         slots[i] = cards[last]
         counts[0] = last
+
+
+def deck_drop(deck: Deck, first_id: int, n: int) -> None:
+    """Each slot becomes the last of those it is among, waiting or dealt; then the last of all, which is taken off."""
+    cards, places, counts = deck
+    for id_ in range(first_id, first_id + n):
+        place = int(places[id_ % len(cards)])
+        if place < counts[0]:
+            counts[0] -= 1
+            _swap(deck, place, int(counts[0]))
+            place = int(counts[0])
+        counts[1] -= 1
+        _swap(deck, place, int(counts[1]))
 
 
 def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[np.int64]) -> None:
