@@ -13,6 +13,7 @@
 #include "append.hpp"
 #include "blocks.hpp"
 #include "deck.hpp"
+#include "drop.hpp"
 #include "order.hpp"
 #include "rows.hpp"
 #include "sequences.hpp"
@@ -402,6 +403,24 @@ void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengt
     throw nb::type_error("expected a field of float32 or float64");
 }
 
+// ---- drop -------------------------------------------------------------------------------------------------------
+
+void py_drop(const nb::tuple& store_arrays, int64_t oldest) {
+    const Store store = as_store(store_arrays);
+    if (oldest < 0 || oldest > store.added()) throw nb::value_error("what was never given out cannot leave");
+    MaybeReleased released((oldest - store.oldest()) * 64);
+    drop(store, oldest);
+}
+
+int64_t py_release(nb::handle array, int64_t begin, int64_t end) {
+    char* memory = bytes(array);
+    if (begin < 0 || begin > end || end > PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(array.ptr()))) {
+        throw nb::value_error("only bytes of the array can be given back");
+    }
+    MaybeReleased released(end - begin);
+    return release(memory, begin, end);
+}
+
 // ---- trees ------------------------------------------------------------------------------------------------------
 
 enum class Combine : int { SUM = 0, MAX = 1, MIN_POSITIVE = 2 };
@@ -673,6 +692,8 @@ NB_MODULE(_native, m) {
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);
+    m.def("drop", &py_drop);
+    m.def("release", &py_release);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);

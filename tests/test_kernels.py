@@ -1,5 +1,7 @@
 """Every kernel does what its NumPy twin does, bit for bit."""
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,12 @@ def test_append_read_and_walk(schema, capacity, streams):
         given = values, lead, owners, item_a_stream
         assert rows.append(*given) == reference.append(twin, rows._plan, *given)
         same(rows, twin_rows)
+        if turn % 4 == 3:
+            oldest = int(rng.integers(rows.oldest, rows.added + 1))
+            kernels.drop(rows._store, oldest)
+            reference.drop(twin, oldest)
+            same(rows, twin_rows)
+            assert rows.oldest == oldest
         rows.check_valid()
         if rows.empty:
             continue
@@ -180,6 +188,10 @@ def test_append_and_read_stacks(capacity, streams, zero):
             owners = np.full(lead, stream)
             values = stacks(rng, STACKED, 3, lead, states[stream])
         assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners, False)
+        if turn % 5 == 4:
+            oldest = int(rng.integers(rows.oldest, rows.added))
+            kernels.drop(rows._store, oldest)
+            reference.drop(twin, oldest)
         same(rows, twin_rows)
         rows.check_valid()
         ids = rng.integers(rows.oldest, rows.added, 40)
@@ -202,6 +214,25 @@ def test_append_and_read_stacks(capacity, streams, zero):
             with pytest.raises(IndexError, match="have left"):
                 kernels.read_stacks(rows._store, ids, ids, 3, zero, plan, np.zeros((), dtype))
     assert outcomes >= ({True, False, "incomplete"} if capacity in (7, 40) else {True, False})
+
+
+def test_pages_are_given_back_and_nothing_beside_them():
+    page = mmap.PAGESIZE
+    for begin, end in ((0, 0), (5, 6), (0, 20 * page), (page - 1, 3 * page + 1), (7 * page + 9, 9 * page - 9)):
+        array = np.full(20 * page, 7, np.uint8)
+        given = kernels.release(array, begin, end)
+        assert given == reference.release(array, begin, end)
+        assert begin <= given <= end
+        assert (array[:begin] == 7).all()
+        assert (array[given:] == 7).all()
+        assert end - given < page or given == begin
+    for begin, end in ((-1, 5), (6, 5), (0, 20 * page + 1)):
+        with pytest.raises(ValueError, match="of the array"):
+            kernels.release(array, begin, end)
+    rows = Rows(FLAT, 10, 1)
+    for oldest in (-1, 1):
+        with pytest.raises(ValueError, match="never given out"):
+            kernels.drop(rows._store, oldest)
 
 
 def test_append_takes_scalars_as_it_takes_arrays():

@@ -5,6 +5,7 @@ Slow on purpose; the tests hold `kernels` against these. Nothing else uses them.
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,24 @@ def append(
         newest[owner] = id_
         cursor[0] = id_ + 1
     return first
+
+
+def drop(store: Store, oldest: int) -> None:
+    """What each row that leaves holds in the pools goes back to them, and `start` moves on."""
+    rows, _, _, free, free_older, _, _, cursor, geometry = store
+    for id_ in range(_oldest(store), oldest):
+        row = rows[id_ % int(geometry[0])]
+        _give_back(free, cursor[2:], row[LINKS[2]])
+        for link in STACK_LINKS if geometry[9] > 1 else ():
+            _give_back(free_older, cursor[4:], row[link])
+    cursor[1] = max(int(cursor[1]), oldest)
+
+
+def release(array: NDArray[Any], begin: int, end: int) -> int:
+    """The whole pages in a range of an array's bytes; where the last one ends. What was in them may be anything."""
+    page, at = mmap.PAGESIZE, array.ctypes.data
+    first, last = -(-(at + begin) // page) * page, (at + end) // page * page
+    return last - at if first < last else begin
 
 
 def block(dtype: np.dtype[Any]) -> NDArray[Any]:
