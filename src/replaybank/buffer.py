@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
@@ -491,7 +492,7 @@ class ReplayBuffer:
         damaged or not known, TypeError where a sampler or view must be given.
         """
         folder = Path(path).absolute()
-        found = checkpoint.load(folder)
+        found = checkpoint.salvage(folder) if salvage else checkpoint.load(folder)
         values = found.values
         capacity, streams = checkpoint.sizes(values)
         sampler = checkpoint.part("sampler", values, SAMPLERS) if sampler is None else sampler
@@ -499,7 +500,11 @@ class ReplayBuffer:
         buffer = cls(capacity, None, streams, sampler, view)
         with refusing():
             buffer._resume(found)
-        buffer._saves[str(folder)] = found.token
+        if found.token is not None:
+            buffer._saves[str(folder)] = found.token
+        if found.damage:
+            told = f"salvaged {len(buffer)} transitions from {folder}, lost {found.lost}: {'; '.join(found.damage)}"
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
         return buffer
 
     def _resume(self, found: checkpoint.Contents) -> None:
@@ -511,9 +516,13 @@ class ReplayBuffer:
         self._lead = lead
         for name in COUNTS:
             setattr(self, f"_{name}", count(counts, name))
-        self._rng = checkpoint.generator(values["generator"])
         if rows is not None:
             self._take(rows)
+        if found.damage:
+            self.seed = self._seed
+            self._introduce(self._sampler)
+            return
+        self._rng = checkpoint.generator(values["generator"])
         if described(self._sampler).get("kind") == values["sampler"]["kind"]:
             checkpoint.require_agreement(values["sampler_state"], rows)
             self._sampler.restore(values["sampler_state"])

@@ -110,6 +110,11 @@ class Rows:
         return self._newest
 
     @property
+    def onward(self) -> NDArray[np.uint32]:
+        """By tail the distance from the row that holds it, at a segment's end, to the stream's next one; 0 for none."""
+        return self._onward
+
+    @property
     def oldest(self) -> int:
         """The id of the oldest live transition; equal to `added` where there is none."""
         added, start, *_ = self._cursor.tolist()
@@ -378,8 +383,11 @@ class Rows:
                 self._cursor[4] += more
 
     def begin(self, added: int, start: int) -> None:
-        """Starts over with ids as they were; records and what they hold come with `data` and `hold`, then `settle`."""
-        self._cursor[:] = (added, start, 0, 0, 0, 0)
+        """For rows that nobody has added to: ids go on from `added`, live ones from `start`.
+
+        Records come by `data`, what they hold beside by `hold`; `settle` makes the rest.
+        """
+        self._cursor[:2] = (added, start)
 
     def settle(self, newest: NDArray[np.int64]) -> None:
         """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.
