@@ -19,6 +19,7 @@
 #include "sequences.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
+#include "usage.hpp"
 
 namespace nb = nanobind;
 using namespace replaybank;
@@ -634,6 +635,22 @@ void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb
     deck.deal(kept, u, n, out);
 }
 
+// ---- usage ------------------------------------------------------------------------------------------------------
+
+int64_t py_mark_drawn(nb::handle bits, int64_t capacity, int64_t oldest_seen, int64_t oldest, int64_t added,
+                      nb::handle ids) {
+    auto* drawn = static_cast<uint8_t*>(PyArray_DATA(as_array(bits, NPY_UINT8)));
+    const int64_t *places = int64s(ids), n = size_of(ids);
+    if (capacity < 1 || size_of(bits) < (capacity + 7) / 8 || oldest_seen < 0 || oldest < oldest_seen ||
+        added - oldest > capacity) {
+        throw nb::value_error("a bit a slot, and no id comes back");
+    }
+    const Ring ring(capacity, oldest, added);
+    require_live(ring, places, n);
+    MaybeReleased released(n * 8 + oldest - oldest_seen);
+    return mark_drawn(drawn, capacity, oldest_seen, ring, places, n);
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -702,6 +719,7 @@ NB_MODULE(_native, m) {
     m.def("deck_add", &py_deck_add);
     m.def("deck_deal", &py_deck_deal);
     m.def("deck_drop", &py_deck_drop);
+    m.def("mark_drawn", &py_mark_drawn);
     m.def("order_add", &py_order_add);
     m.def("order_drop", &py_order_drop);
     m.def("order_update", &py_order_update);

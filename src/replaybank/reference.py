@@ -440,6 +440,18 @@ def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[n
     ids[:] = oldest + (uniforms * size).astype(np.int64)
 
 
+def mark_drawn(
+    bits: NDArray[np.uint8], capacity: int, oldest_seen: int, oldest: int, added: int, ids: NDArray[np.int64]
+) -> int:
+    """Clears the bits of what has left since, sets those of live ids; how many more are set than before."""
+    drawn = np.unpackbits(bits, bitorder="little")
+    before = int(drawn.sum())
+    drawn[np.arange(oldest_seen, oldest) % capacity] = 0
+    drawn[ids % capacity] = 1
+    bits[:] = np.packbits(drawn, bitorder="little")
+    return int(drawn.sum()) - before
+
+
 def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:
     """How many ids are live, or -1 - position of the first that was never given out."""
     never = np.flatnonzero((ids < 0) | (ids >= added))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.budget import Costs
 from replaybank.schema import Leaf, Schema, dtype_of
 from replaybank.stacking import Stacking
 
@@ -49,13 +50,7 @@ class Rows:
         self.capacity = capacity
         self.streams = streams
         self.stack = stack
-        stored = schema.stored
-        if stack is not None:
-            stack.require(schema)
-            stored["obs"] = stack.frames_of(stored["obs"])
-        fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
-        links = LINKS if stack is None else LINKS + STACK_LINKS
-        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
+        self.dtype = record_of(schema, stack)
         self.data: NDArray[Any] = np.empty(capacity, self.dtype)
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
         self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
@@ -70,6 +65,7 @@ class Rows:
             frames, zero, older = stack.frames, stack.zero, [_offset(self.dtype, (name,)) for name in STACK_LINKS]
         sizes = [self.dtype["obs"].itemsize, frames, zero, *older]
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
+        self.costs = Costs.of(self.dtype, frames, streams)
         self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
         self._free_older = np.empty(0, np.uint32)
         self._held = 0  # the memory of older rows is the system's again
@@ -118,11 +114,21 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes held: rows and tails that were ever used and not given back, and the links' bookkeeping."""
-        rows: int = min(self.added - self._held, self.capacity) * self.dtype.itemsize
-        frame: int = self.dtype["obs"].itemsize
-        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
-        older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
-        return rows + tails + older + self._newest.nbytes
+        return self.nbytes_after(0)
+
+    def nbytes_after(self, n: int) -> int:
+        """The most bytes it can hold once `n` more transitions are added: where they share nothing."""
+        added, _, tails, free_tails, older, free_older = self._cursor.tolist()
+        rows: int = min(added + n - self._held, self.capacity)
+        tails += max(n - free_tails, 0) * (n > 0)
+        older += max(2 * n - free_older, 0) * (n > 0)
+        costs = self.costs
+        return rows * costs.row + tails * costs.tail + older * costs.aside + costs.streams
+
+    @property
+    def next_costs(self) -> int:
+        """The most bytes that one more transition costs: no row once all are in use."""
+        return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)
 
     def append(
         self,
@@ -324,6 +330,7 @@ class Rows:
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
         self._held = self.added - max(len(self), len(state["data"]))
+        self._give_back_rows()
         self._gather_store()
 
     def check_valid(self) -> None:
@@ -364,6 +371,17 @@ class Rows:
             assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )
+
+
+def record_of(schema: Schema, stack: Stacking | None) -> np.dtype[Any]:
+    """What a row is: the stored fields, observations as single frames where they are stacks, and the links."""
+    stored = schema.stored
+    if stack is not None:
+        stack.require(schema)
+        stored["obs"] = stack.frames_of(stored["obs"])
+    fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
+    links = LINKS if stack is None else LINKS + STACK_LINKS
+    return np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:

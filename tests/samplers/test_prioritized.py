@@ -402,3 +402,17 @@ def test_lap_draws_as_its_paper_says_and_has_no_weights() -> None:
 def test_a_bad_smallest_priority_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"Prioritized: min_priority.*given"):
         rb.Prioritized(min_priority=wrong)
+
+
+def test_the_effective_size_of_a_large_buffer_is_summed_exactly_a_part_at_a_time() -> None:
+    n = 150_001
+    sampler = rb.Prioritized(alpha=1.0, epsilon=0.0)
+    sampler.attach(n)
+    sampler.added(0, n + 1000)
+    priorities = np.random.default_rng(0).random(n) ** 8
+    sampler.update(np.arange(1000, n + 1000), priorities)
+    assert math.isclose(sampler.effective_size(), math.fsum(priorities) ** 2 / math.fsum(priorities**2), rel_tol=1e-12)
+    sampler.update(np.arange(1000, n + 1000), np.zeros(n))
+    assert sampler.effective_size() == 0, "nothing can be drawn"
+    sampler.update(np.array([n + 5]), np.array([1e-150]))
+    assert sampler.effective_size() == 1

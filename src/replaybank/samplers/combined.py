@@ -36,6 +36,7 @@ class Combined:
         self._window: Window | None = None
         self._due = True  # whether this call of `sample` has not had its newest ones yet
         self._shares = (1, 1)  # what the last draw was made of: so many of the newest, of so many in all
+        self._shape = (1, 1)  # the same of the last batch, before anything was drawn in another's place
 
     def attach(self, capacity: int) -> None:
         window = attached_once(self._window, capacity)
@@ -69,6 +70,8 @@ class Combined:
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         sure = self._sure(n)
         ids, probabilities = self._sampler.draw(n - sure, rng) if sure < n else NONE_DRAWN
+        if self._due:
+            self._shape = (sure, n)
         self._due, self._shares = False, (sure, n)
         if not sure:
             return ids, probabilities
@@ -85,6 +88,17 @@ class Combined:
         sure, n = (1, 1) if self._due else self._shares
         return ((ids >= self.window.added - sure) + (n - sure) * rest) / n
 
+    def effective_size(self) -> float:
+        """Of a batch as the last `sample` drew it; before there was one, of the newest alone."""
+        sure, n = min(self._shape[0], len(self.window)), self._shape[1]
+        if not len(self.window):
+            return 0.0
+        newest = self.window.added - 1 - np.arange(sure)
+        among = float(self._sampler.probability_of(newest).sum()) if sure < n else 0.0
+        rest = self._sampler.effective_size()
+        squares = sure + 2 * (n - sure) * among + ((n - sure) ** 2 / rest if rest else 0.0)
+        return n * n / squares
+
     @property
     def distinct(self) -> bool:
         return False
@@ -100,16 +114,21 @@ class Combined:
         return self._sampler.update(ids, priorities)
 
     def state(self) -> dict[str, Any]:
-        return {**self.window.state(), "due": self._due, "sampler": self._sampler.state()}
+        sure, n = self._shape
+        return {**self.window.state(), "due": self._due, "sure": sure, "n": n, "sampler": self._sampler.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         self.window.restore(state)
         self._sampler.restore(state["sampler"])
         self._due = bool(state["due"])
+        self._shape = int(state["sure"]), int(state["n"])
 
     @property
     def nbytes(self) -> int:
         return self._sampler.nbytes
+
+    def bytes_for(self, capacity: int) -> int:
+        return self._sampler.bytes_for(capacity)
 
     def check_valid(self) -> None:
         assert 0 <= self.window.oldest <= self.window.added

@@ -1,0 +1,117 @@
+"""What became of transitions: which were ever drawn, and how old they are."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank import kernels
+
+MARKS = 256  # in a full buffer: ages are known to so small a part of it
+NO_IDS = np.empty(0, np.int64)
+
+
+class Usage:
+    """A bit for each slot: was it ever drawn? And marks in time: how much had been added and sampled when?
+
+    It hears of each `sample`, of nothing else: what came in and left since the last one is found out then, so `add`
+    costs nothing. Memory: one bit a slot from the first `sample` on, and MARKS marks.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.calls = 0  # of `sample`
+        self._bits: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._slots = 0  # that may have been drawn: those after them never held anything
+        self._oldest = self._drawn = 0  # the oldest id when it last heard, and how many bits are set
+        # (added, calls, seconds) at some moments: who has an id below `added` was there by then.
+        self._marks: deque[tuple[int, int, float]] = deque([(0, 0, monotonic())])
+        self._due = 0  # with so many added, another mark is taken
+
+    @staticmethod
+    def bytes_for(capacity: int) -> int:
+        """The most bytes it holds for a buffer of so many transitions."""
+        return (capacity + 7) // 8 + 24 * (2 * MARKS + 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._bits.nbytes + 24 * len(self._marks)
+
+    def sampled(self, ids: NDArray[np.int64], oldest: int, added: int) -> None:
+        """A call of `sample` gave these ids, live ones of [oldest, added)."""
+        if not self._bits.size:
+            self._bits = np.zeros((self.capacity + 7) // 8, np.uint8)
+        self._drawn += kernels.mark_drawn(self._bits, self.capacity, self._oldest, oldest, added, ids)
+        self._oldest, self._slots = oldest, min(added, self.capacity)
+        if added >= self._due:
+            self._mark(oldest, added)
+        self.calls += 1
+
+    def _mark(self, oldest: int, added: int) -> None:
+        marks = self._marks
+        marks.append((added, self.calls, monotonic()))
+        while len(marks) > 1 and marks[1][0] <= oldest:  # the oldest came in after the second: the first tells nothing
+            marks.popleft()
+        self._due = added + max(1, self.capacity // MARKS)
+
+    def never_sampled(self, oldest: int, added: int) -> float:
+        """The share, from 0 to 1, of the ids in [oldest, added) that no `sample` ever gave; 0 where there are none."""
+        if self._bits.size:
+            self._drawn += kernels.mark_drawn(self._bits, self.capacity, self._oldest, oldest, added, NO_IDS)
+            self._oldest = oldest
+        return 1.0 - self._drawn / (added - oldest) if added > oldest else 0.0
+
+    def age(self, id_: int) -> tuple[int, float]:
+        """Since a live id came in: calls of `sample`, and seconds.
+
+        Counted from the last mark before it, so never too small; too large by what passed until the next mark, at most
+        1 / MARKS of a full buffer, and the time until a first `sample`.
+        """
+        calls, seconds = max((mark for mark in self._marks if mark[0] <= id_), default=self._marks[0])[1:]
+        return self.calls - calls, monotonic() - seconds
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs. `bits` is a window, no copy; the time of marks is seconds ago (float64 [m])."""
+        now = monotonic()
+        return {
+            "calls": self.calls,
+            "oldest": self._oldest,
+            "drawn": self._drawn,
+            "due": self._due,
+            "bits": self._bits[: (self._slots + 7) // 8],
+            "marks": np.array([mark[:2] for mark in self._marks], np.int64),
+            "ago": np.array([now - mark[2] for mark in self._marks]),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up a `state()` of one of the same capacity; the bits are copied."""
+        now = monotonic()
+        self.calls, self._oldest = int(state["calls"]), int(state["oldest"])
+        self._drawn, self._due = int(state["drawn"]), int(state["due"])
+        used = len(state["bits"])
+        self._bits = np.zeros((self.capacity + 7) // 8 if used else 0, np.uint8)
+        self._bits[:used] = state["bits"]
+        self._slots = min(8 * used, self.capacity)
+        marks = zip(state["marks"].tolist(), state["ago"].tolist(), strict=True)
+        self._marks = deque((added, calls, now - ago) for (added, calls), ago in marks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self.capacity, **self.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Usage.__init__(self, state["capacity"])
+        self.restore(state)
+
+    def check_valid(self) -> None:
+        """Raises AssertionError where it contradicts itself."""
+        assert int(np.unpackbits(self._bits).sum()) == self._drawn, "bits are counted wrongly"
+        assert len(self._marks) <= 2 * MARKS + 2, "too many marks"
+        added, calls, seconds = zip(*self._marks, strict=True)
+        assert list(added) == sorted(added)
+        assert list(calls) == sorted(calls)
+        assert list(seconds) == sorted(seconds)
