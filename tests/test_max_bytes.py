@@ -108,7 +108,7 @@ def test_it_holds_what_fits_and_never_more(sampler: str, shared: float, streams:
                 assert held > room * 0.95 - PAGES - 3 * (row + tail) - 24 * 600
             assert least > 0
     if shared == 1:  # ends only: they cost a tail each
-        assert len(buffer) > 0.94 * buffer.capacity
+        assert len(buffer) > 0.9 * buffer.capacity
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.8, 1.0])

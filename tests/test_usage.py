@@ -31,23 +31,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize("capacity", [1, 7, 8, 9, 100])
 def test_the_kernel_marks_what_its_twin_marks(capacity: int) -> None:
     rng = np.random.default_rng(capacity)
-    bits = np.zeros((capacity + 7) // 8, np.uint8)
-    twin = bits.copy()
+    bits, seen, cursor = np.zeros((capacity + 7) // 8, np.uint8), np.zeros(2, np.int64), np.zeros(6, np.int64)
+    twin, twin_seen = bits.copy(), seen.copy()
     oldest = added = 0
     for _ in range(300):
-        seen = oldest
         added += int(rng.choice([0, 1, 3, capacity, 3 * capacity]))
         oldest = max(oldest, added - capacity)
         oldest = int(rng.integers(oldest, added + 1)) if rng.random() < 0.2 else oldest
+        cursor[:2] = added, oldest if rng.random() < 0.5 else max(oldest, 0)
         ids = rng.integers(oldest, added, 5) if added > oldest else np.empty(0, np.int64)
-        change = kernels.mark_drawn(bits, capacity, seen, oldest, added, ids)
-        assert change == reference.mark_drawn(twin, capacity, seen, oldest, added, ids)
+        assert kernels.mark_drawn(cursor, capacity, bits, seen, ids) == added
+        assert reference.mark_drawn(cursor, capacity, twin, twin_seen, ids) == added
         assert bits.tobytes() == twin.tobytes()
+        assert seen.tolist() == twin_seen.tolist()
+    none = np.empty(0, np.int64)
     with pytest.raises(IndexError, match="not in the buffer"):
-        kernels.mark_drawn(bits, capacity, oldest, oldest, added, np.array([added]))
-    for wrong in ((0, 0, 0, 0), (capacity + 8, 0, 0, 1), (capacity, 1, 0, 1), (capacity, 0, 0, capacity + 1)):
+        kernels.mark_drawn(cursor, capacity, bits, seen, np.array([added]))
+    for wrong in ((cursor, 0, bits, seen), (cursor, capacity + 8, bits, seen), (cursor[:1], capacity, bits, seen)):
         with pytest.raises(ValueError, match="a bit a slot"):
-            kernels.mark_drawn(bits, *wrong, np.empty(0, np.int64))
+            kernels.mark_drawn(*wrong, none)
+    with pytest.raises(ValueError, match="does not come back"):
+        kernels.mark_drawn(cursor, capacity, bits, np.array([added + 1, 0]), none)
 
 
 def lived(buffer: rb.ReplayBuffer, clock: Clock, turns: int, seed: int = 0):
@@ -128,11 +132,12 @@ def test_a_restored_one_goes_on_as_the_first_would(again: str, clock: Clock) -> 
         twin._marks = type(twin._marks)((a, c, s - 1000) for a, c, s in twin._marks)
     else:
         twin = pickle.loads(pickle.dumps(first)) if again == "pickle" else copy.deepcopy(first)
-    oldest, added = buffer._rows.oldest, buffer._rows.added
+    rows = buffer._rows
+    oldest = rows.oldest
     for one in (first, twin):
-        one.sampled(np.arange(oldest, added)[:3], oldest, added)
+        one.sampled(np.arange(oldest, rows.added)[:3], rows)
         one.check_valid()
-    assert first.never_sampled(oldest, added) == twin.never_sampled(oldest, added)
+    assert first.never_sampled(rows) == twin.never_sampled(rows)
     assert first.age(oldest) == pytest.approx(twin.age(oldest))
     assert first.calls == twin.calls
     assert len(first._marks) == len(twin._marks)

@@ -108,6 +108,8 @@ class Budget:
     def make_room(self, n: int) -> None:
         """Lets the oldest leave until `n` more transitions fit, whatever they share."""
         rows = self._rows
+        if not self.fits(n) and rows.idle_bytes * DROPPED_AT_ONCE > self.max_bytes:  # a time of many tails is over
+            rows.compact()
         while not (self.fits(n) or rows.empty):
             oldest = min(rows.oldest + max(rows.capacity // DROPPED_AT_ONCE, 1), rows.added)
             rows.drop(oldest)

@@ -263,7 +263,7 @@ class ReplayBuffer:
             ids, probabilities = self._draw(rows, n)
             batch = self._view.read(rows, ids, self._rng)
             batch.draw(ids, probabilities, self._sampler.weights(probabilities))
-            self._usage.sampled(ids, rows.oldest, rows.added)
+            self._usage.sampled(ids, rows)
             self._sampled += n
             return batch
 
@@ -506,7 +506,7 @@ class ReplayBuffer:
                 "age_samples": samples,
                 "age_seconds": seconds,
                 "effective_size": self._sampler.effective_size() if size else 0.0,
-                "never_sampled": usage.never_sampled(oldest, added),
+                "never_sampled": usage.never_sampled(rows) if rows is not None else 0.0,
             }
 
     def clear(self) -> None:

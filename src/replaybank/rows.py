@@ -130,6 +130,13 @@ class Rows:
         """The most bytes that one more transition costs: no row once all are in use."""
         return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)
 
+    def mark_drawn(self, bits: NDArray[np.uint8], seen: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
+        """Sets the bits of live ids by slot, once those of what has left are cleared; gives `added`.
+
+        `seen` (int64 [2]): the oldest id when this was last called, and how many bits are set.
+        """
+        return kernels.mark_drawn(self._cursor, self.capacity, bits, seen, ids)
+
     def append(
         self,
         values: tuple[Any, ...],
@@ -282,6 +289,23 @@ class Rows:
             self.older, self._free_older = self.older[:0].copy(), self._free_older[:0].copy()
             self._cursor[2:] = 0
             self._gather_store()
+
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of places in the pools that hold nothing now."""
+        return int(self._cursor[3]) * self.costs.tail + int(self._cursor[5]) * self.costs.aside
+
+    def compact(self) -> None:
+        """Moves what is in the pools together, and gives the memory behind it back. Costs a pass over the rows."""
+        _, _, tails, _, older, _ = self._cursor.tolist()
+        kernels.compact(self._store)
+        for pool, used, now in (
+            (self.tails, tails, self._cursor.item(2)),
+            (self._onward, tails, self._cursor.item(2)),
+            (self.older, older, self._cursor.item(4)),
+        ):
+            size = pool.nbytes // max(len(pool), 1)
+            kernels.release(pool, now * size, used * size)
 
     def _give_back_rows(self) -> None:
         """Gives the memory of the rows that have left back, up to a page."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank import kernels
+if TYPE_CHECKING:
+    from replaybank.rows import Rows
 
 MARKS = 256  # in a full buffer: ages are known to so small a part of it
 NO_IDS = np.empty(0, np.int64)
@@ -26,8 +27,8 @@ class Usage:
         self.capacity = capacity
         self.calls = 0  # of `sample`
         self._bits: NDArray[np.uint8] = np.zeros(0, np.uint8)
-        self._slots = 0  # that may have been drawn: those after them never held anything
-        self._oldest = self._drawn = 0  # the oldest id when it last heard, and how many bits are set
+        self._added = 0  # at the last `sample`
+        self._seen = np.zeros(2, np.int64)  # the oldest id when it last heard, and how many bits are set
         # (added, calls, seconds) at some moments: who has an id below `added` was there by then.
         self._marks: deque[tuple[int, int, float]] = deque([(0, 0, monotonic())])
         self._due = 0  # with so many added, another mark is taken
@@ -42,14 +43,13 @@ class Usage:
         """Bytes held."""
         return self._bits.nbytes + 24 * len(self._marks)
 
-    def sampled(self, ids: NDArray[np.int64], oldest: int, added: int) -> None:
-        """A call of `sample` gave these ids, live ones of [oldest, added)."""
+    def sampled(self, ids: NDArray[np.int64], rows: Rows) -> None:
+        """A call of `sample` gave these ids, live ones."""
         if not self._bits.size:
             self._bits = np.zeros((self.capacity + 7) // 8, np.uint8)
-        self._drawn += kernels.mark_drawn(self._bits, self.capacity, self._oldest, oldest, added, ids)
-        self._oldest, self._slots = oldest, min(added, self.capacity)
-        if added >= self._due:
-            self._mark(oldest, added)
+        self._added = rows.mark_drawn(self._bits, self._seen, ids)
+        if self._added >= self._due:
+            self._mark(rows.oldest, self._added)
         self.calls += 1
 
     def _mark(self, oldest: int, added: int) -> None:
@@ -59,12 +59,11 @@ class Usage:
             marks.popleft()
         self._due = added + max(1, self.capacity // MARKS)
 
-    def never_sampled(self, oldest: int, added: int) -> float:
-        """The share, from 0 to 1, of the ids in [oldest, added) that no `sample` ever gave; 0 where there are none."""
+    def never_sampled(self, rows: Rows) -> float:
+        """The share, from 0 to 1, of what is in the rows that no `sample` ever gave; 0 where there is nothing."""
         if self._bits.size:
-            self._drawn += kernels.mark_drawn(self._bits, self.capacity, self._oldest, oldest, added, NO_IDS)
-            self._oldest = oldest
-        return 1.0 - self._drawn / (added - oldest) if added > oldest else 0.0
+            rows.mark_drawn(self._bits, self._seen, NO_IDS)
+        return 1.0 - self._seen.item(1) / len(rows) if len(rows) else 0.0
 
     def age(self, id_: int) -> tuple[int, float]:
         """Since a live id came in: calls of `sample`, and seconds.
@@ -76,14 +75,14 @@ class Usage:
         return self.calls - calls, monotonic() - seconds
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs. `bits` is a window, no copy; the time of marks is seconds ago (float64 [m])."""
+        """What `restore` needs. `seen` and `bits` are windows, no copies; marks are seconds ago (float64 [m])."""
         now = monotonic()
         return {
             "calls": self.calls,
-            "oldest": self._oldest,
-            "drawn": self._drawn,
+            "seen": self._seen,
             "due": self._due,
-            "bits": self._bits[: (self._slots + 7) // 8],
+            "added": self._added,
+            "bits": self._bits[: (min(self._added, self.capacity) + 7) // 8],
             "marks": np.array([mark[:2] for mark in self._marks], np.int64),
             "ago": np.array([now - mark[2] for mark in self._marks]),
         }
@@ -91,12 +90,11 @@ class Usage:
     def restore(self, state: dict[str, Any]) -> None:
         """Takes up a `state()` of one of the same capacity; the bits are copied."""
         now = monotonic()
-        self.calls, self._oldest = int(state["calls"]), int(state["oldest"])
-        self._drawn, self._due = int(state["drawn"]), int(state["due"])
+        self.calls, self._added, self._due = int(state["calls"]), int(state["added"]), int(state["due"])
+        self._seen[:] = state["seen"]
         used = len(state["bits"])
         self._bits = np.zeros((self.capacity + 7) // 8 if used else 0, np.uint8)
         self._bits[:used] = state["bits"]
-        self._slots = min(8 * used, self.capacity)
         marks = zip(state["marks"].tolist(), state["ago"].tolist(), strict=True)
         self._marks = deque((added, calls, now - ago) for (added, calls), ago in marks)
 
@@ -109,7 +107,7 @@ class Usage:
 
     def check_valid(self) -> None:
         """Raises AssertionError where it contradicts itself."""
-        assert int(np.unpackbits(self._bits).sum()) == self._drawn, "bits are counted wrongly"
+        assert int(np.unpackbits(self._bits).sum()) == self._seen[1], "bits are counted wrongly"
         assert len(self._marks) <= 2 * MARKS + 2, "too many marks"
         added, calls, seconds = zip(*self._marks, strict=True)
         assert list(added) == sorted(added)
