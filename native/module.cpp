@@ -12,6 +12,7 @@
 
 #include "append.hpp"
 #include "blocks.hpp"
+#include "compact.hpp"
 #include "deck.hpp"
 #include "drop.hpp"
 #include "order.hpp"
@@ -20,6 +21,7 @@
 #include "sequences.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
+#include "usage.hpp"
 
 namespace nb = nanobind;
 using namespace replaybank;
@@ -429,6 +431,12 @@ void py_drop(const nb::tuple& store_arrays, int64_t oldest) {
     drop(store, oldest);
 }
 
+void py_compact(const nb::tuple& store_arrays) {
+    const Store store = as_store(store_arrays);
+    MaybeReleased released((store.added() - store.oldest()) * 64);
+    compact(store);
+}
+
 int64_t py_release(nb::handle array, int64_t begin, int64_t end) {
     char* memory = bytes(array);
     if (begin < 0 || begin > end || end > PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(array.ptr()))) {
@@ -651,6 +659,26 @@ void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb
     deck.deal(kept, u, n, out);
 }
 
+// ---- usage ------------------------------------------------------------------------------------------------------
+
+int64_t py_mark_drawn(nb::handle cursor, int64_t capacity, nb::handle bits, nb::handle seen, nb::handle ids) {
+    auto* drawn = static_cast<uint8_t*>(PyArray_DATA(as_array(bits, NPY_UINT8)));
+    const int64_t *ends = int64s(cursor), *places = int64s(ids), n = size_of(ids);
+    int64_t* counts = int64s(seen);
+    if (capacity < 1 || size_of(bits) < (capacity + 7) / 8 || size_of(cursor) < 2 || size_of(seen) != 2) {
+        throw nb::value_error("a bit a slot, and two counts");
+    }
+    const int64_t added = ends[0], oldest = std::max(ends[1], added - capacity);
+    if (counts[0] < 0 || oldest < counts[0]) throw nb::value_error("what has left does not come back");
+    const Ring ring(capacity, oldest, added);
+    bool live = true;
+    for (int64_t i = 0; i < n; ++i) live &= (places[i] >= oldest) & (places[i] < added);
+    if (!live) require_live(ring, places, n);
+    MaybeReleased released(n * 8 + oldest - counts[0]);
+    mark_drawn(drawn, capacity, ring, counts, places, n);
+    return added;
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -711,6 +739,7 @@ NB_MODULE(_native, m) {
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);
     m.def("drop", &py_drop);
+    m.def("compact", &py_compact);
     m.def("release", &py_release);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
@@ -720,6 +749,7 @@ NB_MODULE(_native, m) {
     m.def("deck_add", &py_deck_add);
     m.def("deck_deal", &py_deck_deal);
     m.def("deck_drop", &py_deck_drop);
+    m.def("mark_drawn", &py_mark_drawn);
     m.def("order_add", &py_order_add);
     m.def("order_drop", &py_order_drop);
     m.def("order_update", &py_order_update);

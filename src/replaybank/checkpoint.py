@@ -221,7 +221,8 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
             state = stack.enter_context(closing(ArrayReader(folder, manifest["state"])))
             values = joined(values, state)
         if manifest["rows"] is not None:
-            rows = _empty_rows(manifest["rows"], *sizes(values))
+            capacity, streams, _ = sizes(values)
+            rows = _empty_rows(manifest["rows"], capacity or 1, streams)
             here = np.zeros(len(rows), bool)
             for file in manifest["files"]:
                 with _tolerance(damage), closing(ArrayReader(folder, file)) as reader:
@@ -334,13 +335,15 @@ def _hold(reader: ArrayReader, suffix: str, rows: Rows) -> None:
         rows.hold(Held._make(found).since(rows.oldest))
 
 
-def sizes(values: dict[str, Any]) -> tuple[int, int]:
-    """Capacity and streams."""
-    capacity, streams = fields_of(values, "values", capacity=int, streams=int)
+def sizes(values: dict[str, Any]) -> tuple[int | None, int, int | None]:
+    """Capacity (None where max_bytes gives it, and nothing was added yet), streams and max_bytes."""
+    capacity, streams, max_bytes = fields_of(values, "values", capacity=int, streams=int, max_bytes=(int, NoneType))
+    if capacity == 0 and max_bytes is not None:
+        capacity = None
     for name, value in (("capacity", capacity), ("streams", streams)):
-        if not 1 <= value <= MAX_CAPACITY:
+        if value is not None and not 1 <= value <= MAX_CAPACITY:
             raise CheckpointError(f"values: {name}: expected 1 to {MAX_CAPACITY}, found {value}")
-    return capacity, streams
+    return capacity, streams, max_bytes
 
 
 def part(name: str, values: dict[str, Any], kinds: tuple[type, ...]) -> Any:

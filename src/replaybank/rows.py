@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.budget import Costs
 from replaybank.held import Held, Piece
 from replaybank.schema import Leaf, Schema, dtype_of
 from replaybank.stacking import Stacking
@@ -51,13 +52,7 @@ class Rows:
         self.capacity = capacity
         self.streams = streams
         self.stack = stack
-        stored = schema.stored
-        if stack is not None:
-            stack.require(schema)
-            stored["obs"] = stack.frames_of(stored["obs"])
-        fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
-        links = LINKS if stack is None else LINKS + STACK_LINKS
-        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
+        self.dtype = record_of(schema, stack)
         self.data: NDArray[Any] = np.empty(capacity, self.dtype)
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
         self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
@@ -72,6 +67,7 @@ class Rows:
             frames, zero, older = stack.frames, stack.zero, [_offset(self.dtype, (name,)) for name in STACK_LINKS]
         sizes = [self.dtype["obs"].itemsize, frames, zero, *older]
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
+        self.costs = Costs.of(self.dtype, frames, streams)
         self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
         self._free_older = np.empty(0, np.uint32)
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
@@ -137,11 +133,28 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes held: rows and tails that were ever used and not given back, and the links' bookkeeping."""
-        rows: int = min(self.added - self._held, self.capacity) * self.dtype.itemsize
-        frame: int = self.dtype["obs"].itemsize
-        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
-        older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
-        return rows + tails + older + self._newest.nbytes
+        return self.nbytes_after(0)
+
+    def nbytes_after(self, n: int) -> int:
+        """The most bytes it can hold once `n` more transitions are added: where they share nothing."""
+        added, _, tails, free_tails, older, free_older = self._cursor.tolist()
+        rows: int = min(added + n - self._held, self.capacity)
+        tails += max(n - free_tails, 0) * (n > 0)
+        older += max(2 * n - free_older, 0) * (n > 0)
+        costs = self.costs
+        return rows * costs.row + tails * costs.tail + older * costs.aside + costs.streams
+
+    @property
+    def next_costs(self) -> int:
+        """The most bytes that one more transition costs: no row once all are in use."""
+        return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)
+
+    def mark_drawn(self, bits: NDArray[np.uint8], seen: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
+        """Sets the bits of live ids by slot, once those of what has left are cleared; gives `added`.
+
+        `seen` (int64 [2]): the oldest id when this was last called, and how many bits are set.
+        """
+        return kernels.mark_drawn(self._cursor, self.capacity, bits, seen, ids)
 
     def append(
         self,
@@ -299,6 +312,23 @@ class Rows:
             self._cursor[2:] = 0
             self._gather_store()
 
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of places in the pools that hold nothing now."""
+        return int(self._cursor[3]) * self.costs.tail + int(self._cursor[5]) * self.costs.aside
+
+    def compact(self) -> None:
+        """Moves what is in the pools together, and gives the memory behind it back. Costs a pass over the rows."""
+        _, _, tails, _, older, _ = self._cursor.tolist()
+        kernels.compact(self._store)
+        for pool, used, now in (
+            (self.tails, tails, self._cursor.item(2)),
+            (self._onward, tails, self._cursor.item(2)),
+            (self.older, older, self._cursor.item(4)),
+        ):
+            size = pool.nbytes // max(len(pool), 1)
+            kernels.release(pool, now * size, used * size)
+
     def _give_back_rows(self) -> None:
         """Gives the memory of the rows that have left back, up to a page."""
         size, oldest = self.dtype.itemsize, self.oldest
@@ -429,6 +459,7 @@ class Rows:
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
         self._held = self.added - max(len(self), len(state["data"]))
+        self._give_back_rows()
         self._gather_store()
 
     def check_valid(self) -> None:
@@ -469,6 +500,17 @@ class Rows:
             assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )
+
+
+def record_of(schema: Schema, stack: Stacking | None) -> np.dtype[Any]:
+    """What a row is: the stored fields, observations as single frames where they are stacks, and the links."""
+    stored = schema.stored
+    if stack is not None:
+        stack.require(schema)
+        stored["obs"] = stack.frames_of(stored["obs"])
+    fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
+    links = LINKS if stack is None else LINKS + STACK_LINKS
+    return np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
