@@ -23,6 +23,8 @@ from replaybank.views.transition import Transition
 
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
+# Of a `sample`: a batch is at most 2 GiB, of which each transition takes 26 bytes even where its fields are empty.
+MOST_DRAWN = 2**31 // 26
 
 
 class PriorityReport(NamedTuple):
@@ -192,10 +194,11 @@ class ReplayBuffer:
     def sample(self, n: int) -> Batch:
         """`n` transitions, as the sampler draws and the view reads them.
 
-        Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
+        Raises ValueError where n < 1, the buffer is empty, the sampler has fewer to give, or the batch would be larger
+        than 2 GiB.
         """
-        if type(n) is not int or not 0 < n <= MAX_CAPACITY:
-            n = whole_number("sample: n", n, MAX_CAPACITY)
+        if type(n) is not int or not 0 < n <= MOST_DRAWN:
+            n = whole_number("sample: n", n, MOST_DRAWN)
         with self._lock:
             rows = self._rows
             if rows is None or rows.empty:
@@ -297,9 +300,9 @@ class ReplayBuffer:
         errors = as_numeric("td_error", td_error)
         if errors.dtype.kind == "c":
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        errors = np.asarray(errors, np.float64, order="C")
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        errors = np.asarray(errors, np.float64, order="C")
         with self._lock:
             rows = self._rows
             oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
@@ -384,7 +387,8 @@ class ReplayBuffer:
 
     @seed.setter
     def seed(self, seed: Any) -> None:
-        self._rng = np.random.default_rng(seed)
+        # Of a matrix each item is a matrix, in which NumPy looks for numbers until the stack ends.
+        self._rng = np.random.default_rng(np.asarray(seed) if isinstance(seed, np.ndarray) else seed)
         self._seed = seed
 
     def stats(self) -> dict[str, int]:

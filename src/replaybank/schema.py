@@ -237,6 +237,8 @@ def _of_space(path: tuple[str, ...], space: Any) -> Node:
 def _field_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"schema: field names are strings, given {name!r}")
+    if not name:
+        raise ValueError("schema: a field name is empty")
     return name
 
 

@@ -35,6 +35,11 @@ def tensors_of(
     The block moves in one transfer; to CUDA from pinned memory and without waiting. `dtype` converts floating-point
     fields, each into memory of its own.
     """
+    # Asked here: PyTorch's own look at what is neither can end the process.
+    if not isinstance(device, str | int | torch.device | None):
+        raise TypeError(f"to_torch: device: expected a device or its name, given {type(device).__name__}")
+    if not isinstance(dtype, torch.dtype | None):
+        raise TypeError(f"to_torch: dtype: expected a torch.dtype, given {type(dtype).__name__}")
     whole = torch.from_numpy(block.reshape(1).view(np.uint8))
     target = torch.device("cpu" if device is None else device)
     if target.type == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, Protocol
 
 import numpy as np
@@ -141,7 +142,7 @@ def spread(n: int, rng: np.random.Generator, oldest: int, size: int) -> tuple[Id
 
 def not_negative(owner: str, name: str, value: Any) -> float:
     """`value` if it is a finite number >= 0, else ValueError."""
-    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
+    if not (isinstance(value, int | float | np.integer | np.floating) and 0 <= value <= sys.float_info.max):
         raise ValueError(f"{owner}: {name} must be a finite number >= 0, given {value!r}")
     return float(value)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 # The value at a position: how many times `sample` was called before.
 Schedule = Callable[[int], float]
@@ -14,7 +17,7 @@ class linear:
     """From `start` to `end` in a straight line over `steps` calls of `sample`, and `end` from then on.
 
     The first call sees `start`, call number steps + 1 sees `end`. Schaul et al. 2016 anneal beta so, from 0.4 or 0.5 to
-    1 at the end of training. Raises ValueError where steps < 1.
+    1 at the end of training. Raises ValueError where steps < 1, or one of the three is not a finite number.
     """
 
     start: float
@@ -22,6 +25,10 @@ class linear:
     steps: int
 
     def __post_init__(self) -> None:
+        for name in ("start", "end", "steps"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float | np.integer | np.floating) and abs(value) <= sys.float_info.max):
+                raise ValueError(f"linear: {name} must be a finite number, given {value!r}")
         if self.steps < 1:
             raise ValueError(f"linear: steps must be at least 1, given {self.steps}")
 
