@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -35,8 +36,8 @@ def picked(
     for leaf, value in zip(schema.leaves, leaves, strict=True):
         array = as_numeric(leaf.name, value)
         array = array[np.newaxis] if lead < 0 else array
-        if array.shape[:1] != (streams,):
-            raise ValueError(f"{leaf.name}: expected a leading axis of {streams}, given shape {array.shape}")
+        if array.shape != (streams, *leaf.shape):
+            raise ValueError(f"{leaf.name}: expected shape {(streams, *leaf.shape)}, given {array.shape}")
         picked.append(array[owners])
     return picked
 
@@ -50,6 +51,14 @@ def whole_number(name: str, value: Any, most: int) -> int:
     if not 1 <= number <= most:
         raise ValueError(f"{name}: expected 1 to {most}, given {number}")
     return number
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a real number that float64 can hold."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an int beyond float64
+        return False
 
 
 def readonly(records: NDArray[Any], node: Node) -> Any:

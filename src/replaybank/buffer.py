@@ -140,6 +140,8 @@ class ReplayBuffer:
         shape = as_numeric("terminated", terminated).shape
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        if shape[0] > MAX_CAPACITY:
+            raise ValueError(f"extend: expected at most {MAX_CAPACITY} transitions, given {shape[0]}")
         with self._lock:
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             return self._append(values, shape[0], np.full(shape, stream, np.int64))
@@ -256,7 +258,7 @@ class ReplayBuffer:
         """
         rows = self._rows
         stored = tuple(rows.schema.stored) if rows is not None else ()
-        if rows is None or name not in stored:
+        if rows is None or not isinstance(name, str) or name not in stored:
             raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
         records = rows.data[: min(rows.added, rows.capacity)]
         return readonly(records[name], rows.schema.fields[name])

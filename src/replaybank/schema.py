@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,8 @@ TAKEN = frozenset(
         *("mask", "stream"),
     }
 )
+# Of a transition: NumPy does not see where the offsets of a larger dtype wrap around.
+MOST_NBYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Leaf:
     @property
     def nbytes(self) -> int:
         """Bytes of one item."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 # One array, or fields by name (as a Dict space), or fields in order (as a Tuple space).
@@ -111,6 +114,9 @@ class Schema:
             **{name: fields[name] for name in self.extras},
         }
         self.leaves = tuple(leaf for node in self.fields.values() for leaf in leaves_of(node))
+        nbytes = sum(leaf.nbytes for leaf in self.leaves if leaf.path[0] != "next_obs")
+        if nbytes > MOST_NBYTES:
+            raise ValueError(f"schema: a transition of {nbytes / 2**30:.1f} GiB; the most is 1 GiB")
         self.flat = all(isinstance(node, Leaf) for node in self.fields.values())
 
     @classmethod

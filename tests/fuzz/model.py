@@ -22,6 +22,8 @@ def leaf_values(node: Node, value: Any) -> list[Any]:
 def plain(array: Any) -> bytes:
     """The values' bytes; of a long double those of its value only (the rest of its bytes may be anything)."""
     array = np.asarray(array)
+    if array.dtype == bool:
+        array = array != np.False_  # in memory that is no bool's, any byte but 0 is True
     return array.astype({"g": "f8", "G": "c16"}.get(array.dtype.char, array.dtype)).tobytes()
 
 

@@ -248,3 +248,9 @@ SPECS: tuple[Callable[[], Any], ...] = (
 def value(r: Random) -> Any:
     """Some value: a fresh one, so that nothing that is done to it lasts."""
     return r.choice(NUMBERS)() if r.random() < 0.5 else r.choice(ARRAYS)()
+
+
+def small(r: Random) -> Any:
+    """Some value that is no array of billions: NumPy makes a seed of one, item by item, as long as that takes."""
+    found = value(r)
+    return found if not isinstance(found, np.ndarray) or found.size < 10_000 else 5

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.arguments import is_finite
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -142,7 +142,7 @@ def spread(n: int, rng: np.random.Generator, oldest: int, size: int) -> tuple[Id
 
 def not_negative(owner: str, name: str, value: Any) -> float:
     """`value` if it is a finite number >= 0, else ValueError."""
-    if not (isinstance(value, int | float | np.integer | np.floating) and 0 <= value <= sys.float_info.max):
+    if not (is_finite(value) and value >= 0):
         raise ValueError(f"{owner}: {name} must be a finite number >= 0, given {value!r}")
     return float(value)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
+from replaybank.arguments import is_finite
 
 # The value at a position: how many times `sample` was called before.
 Schedule = Callable[[int], float]
@@ -26,9 +25,8 @@ class linear:
 
     def __post_init__(self) -> None:
         for name in ("start", "end", "steps"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float | np.integer | np.floating) and abs(value) <= sys.float_info.max):
-                raise ValueError(f"linear: {name} must be a finite number, given {value!r}")
+            if not is_finite(getattr(self, name)):
+                raise ValueError(f"linear: {name} must be a finite number, given {getattr(self, name)!r}")
         if self.steps < 1:
             raise ValueError(f"linear: steps must be at least 1, given {self.steps}")
 
