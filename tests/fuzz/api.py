@@ -233,17 +233,12 @@ class Program:
             if self.streams == 1 and lead == -1 and np.ndim(given["terminated"]) == 1:
                 lead = 1
             arrays = model.arrays(schema, given, lead)
-        else:  # nobody knows what such objects hold; what is taken must be there twice
-            ids = np.arange(max(first, first + len(owners) - self.capacity), first + len(owners))
-            batch = self.buffer.read(ids, rb.Transition()) if not self.stacked else None
-            if batch is None:
+        else:  # nobody knows what such objects hold: what was taken is asked for
+            if self.stacked or len(owners) > self.capacity:
                 self.forget(first + len(owners))
                 return
-            skipped = len(owners) - len(ids)
+            batch = self.buffer.read(np.arange(first, first + len(owners)), PLAIN)
             arrays = {leaf.name: by_path(batch, leaf.path) for leaf in schema.leaves}
-            if skipped:
-                pad = {name: np.zeros((skipped, *a.shape[1:]), a.dtype) for name, a in arrays.items()}
-                arrays = {name: np.concatenate([pad[name], array]) for name, array in arrays.items()}
             owners = [(stream, place) for place, (stream, _) in enumerate(owners)]
         model.add(arrays, owners)
         for stream, i in owners:
@@ -252,12 +247,8 @@ class Program:
     def forget(self, added: int) -> None:
         """Begins anew, where the model cannot follow."""
         self.buffer.clear()
-        self.model.counts["cleared"] += len(self.model.live) + added - self.model.counts["added"]
-        self.model.counts["cleared"] = self.buffer.stats()["cleared"]
-        self.model.counts["added"] = added
-        cleared = self.model.counts["cleared"]
         self.model.clear()
-        self.model.counts["cleared"] = cleared
+        self.model.counts.update(added=added, cleared=self.buffer.stats()["cleared"])
 
     def end(self, r: Random) -> None:
         mask = [r.random() < 0.5 for _ in range(self.streams)]
