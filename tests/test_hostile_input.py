@@ -1,4 +1,4 @@
-"""What programs of random calls (tests/fuzz) found: each once led out of memory, hung, or was let in or out silently."""
+"""What programs of random calls (tests/fuzz) found: it led out of memory, hung, or was taken in silence."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def frugal(call: Callable[[], Any], error: type[Exception], words: str) -> None:
 @pytest.mark.parametrize("fields", [2, 4, 5, 8])
 def test_a_transition_larger_than_a_dtype_can_be_is_refused(fields: int) -> None:
     """NumPy let offsets wrap around: four fields of 1 GiB made rows of 24 bytes, and `add` wrote far beyond them."""
-    spec = {name: ("uint8", (2**30,)) for name in ("obs", "action", "a", "b", "c", "d", "e", "f")[:fields]}
+    spec = dict.fromkeys(("obs", "action", "a", "b", "c", "d", "e", "f")[:fields], ("uint8", (2**30,)))
     with pytest.raises(ValueError, match=rf"schema: a transition of {fields}\.0 GiB; the most is 1 GiB"):
         rb.ReplayBuffer(2, spec)
     with pytest.raises(ValueError, match="schema: a transition of"):
@@ -54,7 +54,10 @@ def test_a_transition_larger_than_a_dtype_can_be_is_refused(fields: int) -> None
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda b: b.add(HUGE, 1, 1.0, ZEROS, False, False, mask=[True]), r"obs: expected shape \(1, 3\), given \(1, 8"),
+        (
+            lambda b: b.add(HUGE, 1, 1.0, ZEROS, False, False, mask=[True]),
+            r"obs: expected shape \(1, 3\), given \(1, 8",
+        ),
         (lambda b: b.extend(HUGE, HUGE, HUGE, HUGE, HUGE, HUGE), "extend: expected at most"),
         (lambda b: b.update_priorities([0], HUGE), r"td_error: expected one an index, shape \(1,\)"),
         (lambda b: b.sample(2**31 - 1), "sample: n: expected 1 to"),

@@ -1,7 +1,7 @@
 """Random programs over the public API of `replaybank.ReplayBuffer`, and what must hold after each of their calls.
 
-A program is its seed: call i is drawn from (seed, i) and from what the buffer holds by then, so that a program with some
-calls left out is a program, too. What is held after every call:
+A program is its seed: call i is drawn from (seed, i) and from what the buffer holds by then, so that a program with
+some calls left out is a program, too. What is held after every call:
 
 - only TypeError, ValueError and what the caller's own objects raise came out (others where `call` is told so);
 - after an exception contents, links, counts, sampler and settings are as before; the generator too, but for `sample`;
@@ -17,23 +17,23 @@ from random import Random
 from typing import Any
 
 import numpy as np
-
 import odd
 import parts
-import replaybank as rb
+from calls import FAILED, Calls, frozen
 from model import Model, plain
-from odd import Boom
 
-FAILED = object()
-REFUSALS = (TypeError, ValueError, Boom)
+import replaybank as rb
+from transitions import Transitions, by_path, leaf_of
+
 NAMES = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 
-class Program:
+class Program(Calls):
     """One program: `length` calls, which `step` makes."""
 
     def __init__(self, seed: int, say: Callable[[str], None] | None = None) -> None:
-        self.seed, self.say, self.calls = seed, say, 0
+        super().__init__(say)
+        self.seed = seed
         r = Random(f"{seed}/make")
         self.length = r.choice((5, 20, 40, 60))
         self.capacity = r.choice((1, 2, 3, 5, 8, 13, 20, 33))
@@ -50,16 +50,9 @@ class Program:
         self.describe("ReplayBuffer", self.capacity, schema, self.streams, sampler, view)
         self.buffer = rb.ReplayBuffer(self.capacity, schema, self.streams, sampler, view, seed)
         self.model = Model(self.capacity, self.streams)
-        self.last: list[Any] = [None] * self.streams  # next observation of each stream, arrays by leaf name
+        self.transitions = Transitions(self.streams, self.stacked)
         self.batch: Any = None
         self.raw_known = True
-
-    def describe(self, name: str, *arguments: Any, **named: Any) -> None:
-        if self.say is not None:
-            given = [repr(a) for a in arguments] + [f"{key}={a!r}" for key, a in named.items()]
-            self.say(f"{name}({', '.join(given)})")
-
-    # ---- calls ----
 
     def step(self, i: int) -> None:
         """Makes call i."""
@@ -67,34 +60,7 @@ class Program:
         r.choices(CALLS, WEIGHTS)[0](self, r)
         self.check()
 
-    def call(
-        self, function: Callable[..., Any], /, *given: Any, draws: bool = False, or_: Any = (), **named: Any
-    ) -> Any:
-        """What the call gives, or FAILED where it is refused and has changed nothing.
-
-        `draws`: the generator may move even so. `or_`: further exceptions that it may raise.
-        """
-        name = getattr(function, "__qualname__", str(function))
-        self.describe(name, *given, **named)
-        self.calls += 1
-        before = self.digest()
-        try:
-            return function(*given, **named)
-        except (*REFUSALS, RuntimeError, *([or_] if isinstance(or_, type) else or_)) as error:
-            own = "Boolean value of Tensor" in str(error)  # raised by an object of the caller's
-            if type(error) is RuntimeError and not own and or_ is not RuntimeError:
-                raise
-            if self.say is not None:
-                self.say(f"    {type(error).__name__}: {error}"[:300])
-            after = self.digest()
-            if draws:
-                before, after = (settled(digest) for digest in (before, after))
-            for name, one, other in zip(DIGEST, before, after, strict=False):
-                assert one == other, f"{name} changed: {differing(one, other)} in a call that raised {error!r}"
-            return FAILED
-
-    def digest(self) -> tuple[Any, ...]:
-        """All that a refused call must leave as it was; the generator last."""
+    def digest(self) -> dict[str, Any]:
         buffer, rows = self.buffer, self.buffer._rows
         held: Any = None
         if rows is not None:
@@ -108,89 +74,20 @@ class Program:
         settings = [repr(getattr(buffer.sampler, name, None)) for name in parts.SAMPLER_SETTINGS]
         settings += [repr(getattr(buffer.view, name, None)) for name in parts.VIEW_SETTINGS]
         counts = (buffer._sampled, buffer._updated, buffer._stale, buffer._cleared, id(buffer.sampler), id(buffer.view))
-        return held, sampler, settings, counts, id(buffer.seed), str(buffer._rng.bit_generator.state)
+        generator = str(buffer._rng.bit_generator.state)
+        return {
+            "rows": held, "sampler": sampler, "settings": settings, "counts": counts, "generator": generator,
+            "seed": id(buffer.seed),
+        }  # fmt: skip
 
     # ---- adding ----
 
-    def fields(self, r: Random, lead: int, stream: int = 0) -> dict[str, Any]:
-        """A good transition for each of the streams, or `lead` of one stream; most go on from what came last."""
-        shape = () if lead < 0 else (lead,)
-        rng = np.random.default_rng(r.getrandbits(32))
-        top = r.choice((1, 2, 2, 200))
-
-        def draw(leaf: Any) -> np.ndarray:
-            most = 2 if leaf.dtype.kind == "b" or leaf.dtype.itemsize == 1 else top
-            return rng.integers(0, most, (*shape, *leaf.shape)).astype(leaf.dtype)
-
-        schema = self.buffer.schema or self.spec
-        drawn = {leaf.name: draw(leaf) for leaf in schema.leaves}
-        for name in ("terminated", "truncated"):
-            drawn[name] = np.array(rng.random(shape) < 0.12)
-        for name, after in [(name, name[5:]) for name in drawn if name.startswith("next_obs")]:
-            if self.stacked and r.random() < 0.8:
-                self.shift(drawn[after], drawn[name])
-            if r.random() < 0.85:
-                self.go_on(drawn, after, name, lead, stream)
-        return {name: nest(node, lambda leaf: drawn[leaf.name]) for name, node in schema.fields.items()}
-
-    def shift(self, obs: np.ndarray, after: np.ndarray) -> None:
-        """Lets stacks begin with what came before, where they lie along the first axis of one stream's."""
-        if self.streams == 1 and obs.ndim and obs.shape[0] % self.stacked == 0:
-            width = obs.shape[0] // self.stacked
-            after[: len(after) - width] = obs[width:]
-
-    def go_on(self, drawn: dict[str, np.ndarray], obs: str, after: str, lead: int, stream: int) -> None:
-        if lead == self.streams > 1:
-            for i, last in enumerate(self.last):
-                if last is not None and obs in last:
-                    drawn[obs][i] = last[obs]
-            return
-        last = self.last[stream]
-        if lead < 0:
-            if last is not None and obs in last:
-                drawn[obs][...] = last[obs]
-        elif lead > 0:
-            drawn[obs][1:] = drawn[after][:-1]
-            if last is not None and obs in last:
-                drawn[obs][0] = last[obs]
-
-    def disturb(self, r: Random, fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        """Fields in odd forms, and at times wrong ones; and whether what they hold is what they say they hold."""
-        kind = r.random()
-        if kind < 0.35:
-            return fields, True
-        if kind < 0.7:
-            fields = {name: change(value, lambda leaf: r.choice(odd.FORMS)(leaf)) for name, value in fields.items()}
-            return fields, True
-        fields = dict(fields)
-        name = r.choice(list(fields))
-        if kind < 0.75:
-            fields.pop(name)
-        elif kind < 0.8:
-            fields[r.choice(("unknown", "stream", "link_next", "discount", "_x"))] = odd.value(r)
-        elif kind < 0.85:
-            fields[name] = odd.Arrays(*(self.disturbed_leaf(r, fields[name]) for _ in range(2)))
-            return fields, False
-        elif kind < 0.9:  # another field is changed while this one is looked at
-            other = leaf_of(fields[r.choice(list(fields))])
-            whole = leaf_of(fields[name])
-            fields[name] = odd.Arrays(whole, before=r.choice(MISDEEDS)(other, whole))
-            return fields, False
-        elif kind < 0.95 and isinstance(fields[name], dict | tuple):
-            fields[name] = change(fields[name], lambda leaf: odd.value(r) if r.random() < 0.5 else leaf)
-            return fields, False
-        else:
-            fields[name] = odd.value(r)
-            return fields, not isinstance(fields[name], odd.Arrays)
-        return fields, True
-
-    def disturbed_leaf(self, r: Random, value: Any) -> Any:
-        leaf = leaf_of(value)
-        return r.choice((leaf, leaf.copy(), leaf[:0] if leaf.ndim else leaf, np.zeros((2, 2)), leaf.astype("D")))
+    def good(self, r: Random, lead: int, stream: int = 0) -> dict[str, Any]:
+        return self.transitions.good(r, self.buffer.schema or self.spec, lead, stream)
 
     def add(self, r: Random) -> None:
         lead = -1 if self.streams == 1 and r.random() < 0.9 else self.streams
-        given, honest = self.disturb(r, self.fields(r, lead))
+        given, honest = self.transitions.disturb(r, self.good(r, lead))
         mask = None
         if r.random() < 0.25:
             mask = np.array([r.random() < 0.7 for _ in range(self.streams)])
@@ -205,20 +102,20 @@ class Program:
 
     def extend(self, r: Random) -> None:
         stream, n = r.randrange(self.streams), r.choice((0, 1, 2, 3, 5, self.capacity, 2 * self.capacity + 1))
-        given, honest = self.disturb(r, self.fields(r, n, stream))
+        given, honest = self.transitions.disturb(r, self.good(r, n, stream))
         which: Any = r.choice((stream, np.int64(stream))) if r.random() < 0.95 else odd.value(r)
         first = self.call(self.buffer.extend, **{**given, "stream": which}, or_=self.memory(given))
         if first is not FAILED:
             n = len(np.asarray(given["terminated"])) if honest else self.buffer.stats()["added"] - first
             self.took(first, given, honest, n, [(int(which), i) for i in range(n)])
 
-    def memory(self, given: dict[str, Any]) -> Any:
+    def memory(self, given: dict[str, Any]) -> tuple[type[Exception], ...]:
         """The first transition decides on the size of a row, and rows that no machine holds are its own doing."""
         if self.buffer.schema is not None:
             return ()
         leaves = [leaf_of(value) for value in given.values()]
         sizes = [leaf.nbytes for leaf in leaves if isinstance(leaf, np.ndarray)]
-        return MemoryError if max(sizes, default=0) * self.capacity > 2**29 else ()
+        return (MemoryError,) if max(sizes, default=0) * self.capacity > 2**29 else ()
 
     def took(self, first: int, given: dict[str, Any], honest: bool, lead: int, owners: list[tuple[int, int]]) -> None:
         """Tells the model of what was added."""
@@ -242,7 +139,9 @@ class Program:
             owners = [(stream, place) for place, (stream, _) in enumerate(owners)]
         model.add(arrays, owners)
         for stream, i in owners:
-            self.last[stream] = {name[5:]: a[i] for name, a in arrays.items() if name.startswith("next_obs")}
+            self.transitions.last[stream] = {
+                name[5:]: a[i] for name, a in arrays.items() if name.startswith("next_obs")
+            }
 
     def forget(self, added: int) -> None:
         """Begins anew, where the model cannot follow."""
@@ -268,7 +167,7 @@ class Program:
         if r.random() < 0.12:
             n = r.choice((odd.value(r), r.choice(odd.NUMBERS)(), 0, -1, 2**31 - 1, 10**8, True, np.int64(3)))
         huge = isinstance(n, int) and n > 2**24  # no machine of this test has room for that
-        batch = self.call(self.buffer.sample, n, draws=True, or_=MemoryError if huge else ())
+        batch = self.call(self.buffer.sample, n, draws=True, or_=(MemoryError,) if huge else ())
         if batch is FAILED:
             return
         n = len(batch)
@@ -324,7 +223,7 @@ class Program:
         ids, steps = self.ids(r), r.choice((1, 2, 5, 1000)) if r.random() < 0.9 else odd.value(r)
         forward = r.random() < 0.5
         huge = isinstance(steps, int) and steps > 2**24  # so large an array was asked for
-        found = self.call(self.buffer.walk, ids, steps, forward, or_=MemoryError if huge else ())
+        found = self.call(self.buffer.walk, ids, steps, forward, or_=(MemoryError,) if huge else ())
         if found is FAILED or self.inexact():
             return
         for id_, path, length in zip(np.asarray(ids).tolist(), *found, strict=True):
@@ -401,15 +300,16 @@ class Program:
         if not hasattr(type(part), name):
             return
         good: Any = r.choice((0.5, 1.0, 0, 1, 0.9, parts.schedule(r, 0.1, 1.0)))
-        self.call(setattr, part, name, good if r.random() < 0.7 else odd.value(r), or_=AttributeError)
+        self.call(setattr, part, name, good if r.random() < 0.7 else odd.value(r), or_=(AttributeError,))
 
     def duplicate(self, r: Random) -> None:
-        before = self.digest()[:4]
+        before = self.digest()
         how = r.choice((copy.copy, copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))))
         try:
             twin = how(self.buffer)
         except (pickle.PicklingError, AttributeError, TypeError) as error:  # a function of the caller's own
-            assert "pickle" in str(error) or "Can't get" in str(error), error
+            if "pickle" not in str(error) and "Can't get" not in str(error):
+                raise
             return
         self.describe(f"the buffer is now {getattr(how, '__name__', 'pickled')} of itself")
         self.calls += 1
@@ -417,10 +317,11 @@ class Program:
         if how is copy.copy:
             return  # shares its parts with the first one
         self.buffer = twin
-        after = self.digest()[:4]
-        assert before[0] is None or before[0][:2] == after[0][:2], "a copy holds something else"
-        assert before[1] == after[1], "the sampler of a copy is in another state"
-        assert before[3][:4] == after[3][:4], "a copy has counted something else"
+        after = self.digest()
+        assert before["rows"] is None or before["rows"][:2] == after["rows"][:2], "a copy holds something else"
+        assert before["sampler"] == after["sampler"], "the sampler of a copy is in another state"
+        assert before["counts"][:4] == after["counts"][:4], "a copy has counted something else"
+        assert before["generator"] == after["generator"], "the generator of a copy is in another state"
 
     def construct(self, r: Random) -> None:
         """Makes things that have no part in the rest."""
@@ -452,29 +353,33 @@ class Program:
         self.describe("construct with", a, b, names)
         # A capacity that no machine holds is the caller's to know.
         huge = (isinstance(spec, tuple) and spec == ("u1", (2**30,))) or (isinstance(a, int | np.integer) and a > 2**20)
-        self.call(make, or_=MemoryError if huge else ())
+        self.call(make, or_=(MemoryError,) if huge else ())
 
     def use_batch(self, r: Random) -> None:
         batch = self.batch
         if batch is None:
             return
         name = r.choice((*NAMES, "done", "nothing", "block", "indices", "__len__", odd.value(r)))
-        self.call(lambda: batch[name], or_=KeyError)
+        self.call(lambda: batch[name], or_=(KeyError,))
         if isinstance(name, str):
-            self.call(lambda: getattr(batch, name), or_=AttributeError)
-        self.call(lambda: (repr(batch), len(batch), list(batch.keys()), dict(batch.items()), list(batch), name in batch))
+            self.call(lambda: getattr(batch, name), or_=(AttributeError,))
+        self.call(
+            lambda: (repr(batch), len(batch), list(batch.keys()), dict(batch.items()), list(batch), name in batch)
+        )
         twin = self.call(lambda: pickle.loads(pickle.dumps(batch)))
         assert all(np.array_equal(twin[key], batch[key], equal_nan=True) for key in DRAWN)
         if odd.torch is not None:
             dtype = r.choice((None, odd.torch.float64, odd.torch.float16)) if r.random() < 0.9 else odd.value(r)
             device = r.choice((None, "cpu")) if r.random() < 0.9 else odd.value(r)
-            tensors = self.call(batch.to_torch, device, dtype, or_=RuntimeError)
+            tensors = self.call(batch.to_torch, device, dtype, or_=(RuntimeError,))
             if tensors is not FAILED and str(device) != "meta":
                 assert np.array_equal(tensors.indices.cpu().numpy(), batch.indices)
 
     def look(self, r: Random) -> None:
         self.call(lambda: (repr(self.buffer), repr(self.buffer.schema), hash(self.buffer.schema), self.buffer.nbytes))
-        self.call(lambda: (self.buffer.sampler.nbytes, self.buffer.capacity, self.buffer.streams, repr(self.buffer.view)))
+        self.call(
+            lambda: (self.buffer.sampler.nbytes, self.buffer.capacity, self.buffer.streams, repr(self.buffer.view))
+        )
 
     # ---- what must be so ----
 
@@ -505,17 +410,8 @@ class Program:
             np.testing.assert_allclose(raw, [model.raw[id_] for id_ in live.tolist()], rtol=1e-6, err_msg="priorities")
 
 
-DIGEST = ("rows", "sampler", "settings", "counts", "seed", "generator")
 DRAWN = ("indices", "probabilities", "weights", "discount")
 PLAIN = rb.Transition()
-MISDEEDS: tuple[Callable[[Any, Any], Callable[[], Any]], ...] = (
-    lambda other, own: lambda: other.fill(1) if other.flags.writeable else None,
-    lambda other, own: lambda: other.resize((0,), refcheck=False) if other.flags.owndata else None,
-    lambda other, own: lambda: own.resize((1000,), refcheck=False) if own.flags.owndata else None,
-    lambda other, own: lambda: setattr(other, "shape", (1, *other.shape)),
-    lambda other, own: lambda: setattr(own, "dtype", "u1") if own.ndim and own.size else None,
-    lambda other, own: odd.boom,
-)
 WEIGHED: dict[Callable[[Program, Random], None], int] = {
     Program.add: 30,
     Program.extend: 12,
@@ -535,59 +431,3 @@ WEIGHED: dict[Callable[[Program, Random], None], int] = {
     Program.clear: 1,
 }
 CALLS, WEIGHTS = list(WEIGHED), list(WEIGHED.values())
-
-
-def settled(digest: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A digest without what a draw may change even where the rest of `sample` fails.
-
-    That is the generator, the cards that SampleOnce has dealt, whether Combined has given the newest, and what the parts
-    of a Mixture have counted where the schedule of another part raised.
-    """
-
-    def without(state: Any) -> Any:
-        if not isinstance(state, dict):
-            return state
-        return {name: without(child) for name, child in state.items() if name not in ("left", "slots", "due", "parts")}
-
-    return digest[0], without(digest[1]), *digest[2:-1]
-
-
-def differing(one: Any, other: Any) -> str:
-    """Where two digests differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return ", ".join(f"{name}: {differing(one[name], other[name])}" for name in one if one[name] != other[name])
-    return f"{one} to {other}" if len(f"{one}{other}") < 200 else "much"
-
-
-def frozen(state: Any) -> Any:
-    """A sampler's state as something that can be compared."""
-    if isinstance(state, dict):
-        return {name: frozen(child) for name, child in state.items()}
-    return state.tobytes() if isinstance(state, np.ndarray) else state
-
-
-def nest(node: Any, make: Callable[[Any], Any]) -> Any:
-    if isinstance(node, dict):
-        return {name: nest(child, make) for name, child in node.items()}
-    return tuple(nest(child, make) for child in node) if isinstance(node, tuple) else make(node)
-
-
-def change(value: Any, how: Callable[[Any], Any]) -> Any:
-    """A nested field with each array changed."""
-    if isinstance(value, dict):
-        return {name: change(child, how) for name, child in value.items()}
-    return tuple(change(child, how) for child in value) if isinstance(value, tuple) else how(value)
-
-
-def leaf_of(value: Any) -> Any:
-    """Some array of a nested field."""
-    while isinstance(value, dict | tuple) and len(value):
-        value = next(iter(value.values())) if isinstance(value, dict) else value[0]
-    return np.zeros(2) if isinstance(value, dict | tuple) else value
-
-
-def by_path(batch: Any, path: tuple[str, ...]) -> Any:
-    found = batch[path[0]]
-    for part in path[1:]:
-        found = found[int(part)] if isinstance(found, tuple) else found[part]
-    return found

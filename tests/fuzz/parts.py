@@ -6,9 +6,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from odd import Boom, boom, value
 
 import replaybank as rb
-from odd import Boom, boom, value
 
 DTYPES = ("?", "b", "B", "h", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f4", "f4", "f8", "g", "F", "D", ">f4", ">i8")
 SHAPES = ((), (), (), (1,), (2,), (3,), (2, 3), (0,), (2, 0), (4, 2))

@@ -1,4 +1,4 @@
-"""Random programs over the public API find no crash, no hang, no undocumented exception and nothing that a call changed.
+"""Random programs over the public API find no crash, no hang, no undocumented exception, and nothing left half done.
 
 An input is a call of the API (`Program.call`): a program makes five to sixty of them, on one buffer. Programs run in a
 worker process. By default a few hundred calls are made, always the same ones; as `slow` others, some more. The nightly
@@ -16,7 +16,6 @@ import itertools
 import os
 
 import pytest
-
 from fuzzing import Worker, hunt
 
 TARGETS = ("api",)
