@@ -180,3 +180,27 @@ def test_a_device_that_lies_and_a_seed_that_is_a_matrix_do_not_end_the_process()
     pytest.importorskip("torch")
     done = subprocess.run([sys.executable, "-c", IN_A_PROCESS], capture_output=True, text=True, timeout=120)
     assert done.stdout == "alive\n", done.stderr[-2000:]
+
+
+def test_textbook_buffers_name_what_they_cannot_hold() -> None:
+    torch = pytest.importorskip("torch")
+    from replaybank.torch import PrioritizedReplayBuffer, ReplayBuffer
+
+    state = torch.zeros(3)
+    for given, words in (
+        ((torch.zeros(3, device="meta"), 1, 1.0, state, False), "expected a tensor of numbers"),
+        ((np.zeros(3) * 1j, 1, 1.0, state, False), "state: expected real numbers, given complex128"),
+        ((state, 1, 1.0, np.zeros(3) * 1j, False), "next_state: expected real numbers, given complex128"),
+        ((state, {"x": 1}, 1.0, state, False), "action: expected numbers"),
+    ):
+        buffer = ReplayBuffer(3)
+        with pytest.raises(TypeError, match=words):
+            buffer.push(*given)
+        assert len(buffer) == 0
+    buffer.push(state, (state, state), 1.0, state, False)
+    assert buffer.sample(1)[1].shape == (1, 2, 3)
+    prioritized = PrioritizedReplayBuffer(3)
+    prioritized.push(state, 1, 1.0, state, False)
+    with pytest.raises(TypeError, match="priority: expected real numbers, given complex128"):
+        prioritized.priorities[0] = 1j
+    assert prioritized.priorities[0] == 1.0

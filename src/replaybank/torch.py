@@ -187,7 +187,10 @@ class Priorities:
     def __setitem__(self, index: Any, priority: Any) -> None:
         """Sets raw priorities; raises ValueError where one is negative or not finite, IndexError for no such place."""
         places = self._places(index)
-        values = as_numeric("priority", _detached(priority)).astype(np.float64)
+        given = as_numeric("priority", _detached(priority))
+        if given.dtype.kind == "c":
+            raise TypeError(f"priority: expected real numbers, given {given.dtype}")
+        values = given.astype(np.float64)
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"priority: expected finite numbers >= 0, given {priority}")
         ids = self._owner._ids(places).reshape(-1)
@@ -210,9 +213,10 @@ class Priorities:
 
 
 def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
+    action = _detached(action)
     buffer.add(
         _state("state", state),
-        _detached(action),
+        as_numeric("action", action) if buffer.schema is None else action,  # one array: what `sample` can give
         _detached(reward),
         _state("next_state", next_state),
         _detached(done),
@@ -223,6 +227,8 @@ def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_
 def _state(name: str, value: Any) -> NDArray[Any]:
     """States are stored as the float32 they come back as; uint8 images stay a quarter of that."""
     array = as_numeric(name, _detached(value))
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name}: expected real numbers, given {array.dtype}")
     return array if array.dtype.kind == "f" or array.dtype == np.uint8 else array.astype(np.float32)
 
 
@@ -235,4 +241,9 @@ def _five(batch: Batch) -> FiveTensors:
 def _detached(value: Any) -> Any:
     """Tensors, which textbook code hands over as they are, as arrays."""
     # Not isinstance: the metaclass of tensors makes that three times as slow, five times a push.
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    if not hasattr(value, "detach"):
+        return value
+    try:
+        return value.detach().cpu().numpy()
+    except RuntimeError as error:  # a tensor without values
+        raise TypeError(f"expected a tensor of numbers: {error}") from error
