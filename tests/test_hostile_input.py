@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import replaybank as rb
+from replaybank import kernels
 
 FLAT = {"obs": ("float32", (3,)), "action": "int64"}
 ZEROS = np.zeros(3, np.float32)
@@ -204,3 +205,16 @@ def test_textbook_buffers_name_what_they_cannot_hold() -> None:
     with pytest.raises(TypeError, match="priority: expected real numbers, given complex128"):
         prioritized.priorities[0] = 1j
     assert prioritized.priorities[0] == 1.0
+
+
+def test_ids_and_td_errors_that_are_not_aligned_are_taken() -> None:
+    """The kernels read them as they lay: undefined behaviour."""
+    buffer, twin = filled(rb.Prioritized()), filled(rb.Prioritized())
+    ids, errors = np.array([1, 3, 4]), np.array([0.5, 2.0, 7.0])
+    apart = [np.frombuffer(b"x" + array.tobytes(), array.dtype, offset=1) for array in (ids, errors)]
+    assert not any(array.flags.aligned for array in apart)
+    assert buffer.update_priorities(*apart) == twin.update_priorities(ids, errors)
+    np.testing.assert_equal(buffer.sampler.state(), twin.sampler.state())
+    assert buffer.read(apart[0]).obs.tobytes() == twin.read(ids).obs.tobytes()
+    with pytest.raises(TypeError, match="aligned"):  # where somebody hands one to a kernel all the same
+        kernels.magnitudes(apart[1], 0.0, np.empty(3))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank.convert import as_numeric
 from replaybank.schema import Leaf, Node, Schema, children_of
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 def named(
@@ -78,4 +80,10 @@ def ids_of(indices: ArrayLike) -> NDArray[np.int64]:
         raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise ValueError(f"indices: {ids.max()} was never given out")
-    return np.ascontiguousarray(ids, np.int64)
+    return for_kernel(ids, np.int64)
+
+
+def for_kernel(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:
+    """`array` ([n]) as the kernels take it: of this dtype, contiguous and aligned."""
+    found = np.ascontiguousarray(array, dtype)
+    return found if found.flags.aligned else found.copy()

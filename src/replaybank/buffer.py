@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import kernels
-from replaybank.arguments import ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import for_kernel, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
 from replaybank.parts import as_part
@@ -304,7 +304,7 @@ class ReplayBuffer:
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
-        errors = np.asarray(errors, np.float64, order="C")
+        errors = for_kernel(errors, np.float64)
         with self._lock:
             rows = self._rows
             oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
