@@ -18,7 +18,7 @@ import os
 import pytest
 from fuzzing import Worker, hunt
 
-TARGETS = ("api", "textbook")
+TARGETS = ("api", "textbook", "hostile")
 NIGHTLY = int(os.environ.get("REPLAYBANK_FUZZ", "0"))
 SEED = int(os.environ.get("REPLAYBANK_FUZZ_SEED", "0")) or 1_000_000
 
