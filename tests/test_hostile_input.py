@@ -192,6 +192,7 @@ def test_textbook_buffers_name_what_they_cannot_hold() -> None:
         ((torch.zeros(3, device="meta"), 1, 1.0, state, False), "expected a tensor of numbers"),
         ((np.zeros(3) * 1j, 1, 1.0, state, False), "state: expected real numbers, given complex128"),
         ((state, 1, 1.0, np.zeros(3) * 1j, False), "next_state: expected real numbers, given complex128"),
+        ((state, 1j, 1.0, state, False), "action: expected real numbers, given complex128"),
         ((state, {"x": 1}, 1.0, state, False), "action: expected numbers"),
     ):
         buffer = ReplayBuffer(3)

@@ -187,10 +187,7 @@ class Priorities:
     def __setitem__(self, index: Any, priority: Any) -> None:
         """Sets raw priorities; raises ValueError where one is negative or not finite, IndexError for no such place."""
         places = self._places(index)
-        given = as_numeric("priority", _detached(priority))
-        if given.dtype.kind == "c":
-            raise TypeError(f"priority: expected real numbers, given {given.dtype}")
-        values = given.astype(np.float64)
+        values = _real("priority", _detached(priority)).astype(np.float64)
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"priority: expected finite numbers >= 0, given {priority}")
         ids = self._owner._ids(places).reshape(-1)
@@ -216,7 +213,7 @@ def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_
     action = _detached(action)
     buffer.add(
         _state("state", state),
-        as_numeric("action", action) if buffer.schema is None else action,  # one array: what `sample` can give
+        _real("action", action) if buffer.schema is None else action,  # one array: what `sample` can give
         _detached(reward),
         _state("next_state", next_state),
         _detached(done),
@@ -226,10 +223,16 @@ def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_
 
 def _state(name: str, value: Any) -> NDArray[Any]:
     """States are stored as the float32 they come back as; uint8 images stay a quarter of that."""
-    array = as_numeric(name, _detached(value))
+    array = _real(name, _detached(value))
+    return array if array.dtype.kind == "f" or array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _real(name: str, value: Any) -> NDArray[Any]:
+    """`value` as an array of real numbers."""
+    array = as_numeric(name, value)
     if array.dtype.kind == "c":
         raise TypeError(f"{name}: expected real numbers, given {array.dtype}")
-    return array if array.dtype.kind == "f" or array.dtype == np.uint8 else array.astype(np.float32)
+    return array
 
 
 def _five(batch: Batch) -> FiveTensors:

@@ -27,6 +27,15 @@ def plain(array: Any) -> bytes:
     return array.astype({"g": "f8", "G": "c16"}.get(array.dtype.char, array.dtype)).tobytes()
 
 
+def lossless(given: np.ndarray, taken: np.ndarray) -> bool:
+    """Whether a conversion loses no more than the digits of a float."""
+    if taken.dtype.kind in "fc":
+        real = taken.dtype.kind == "c" or given.dtype.kind != "c"
+        return real and bool((np.isinf(given) | ~np.isinf(taken)).all())
+    whole = taken.dtype.kind == "b" or given.dtype.kind in "biu"
+    return whole and given.tolist() == taken.tolist()
+
+
 @dataclass(eq=False)
 class Step:
     """One transition: `values` are the bytes of each leaf, by name."""
@@ -55,9 +64,12 @@ class Model:
         for name, node in schema.fields.items():
             leaves = [leaf for leaf in schema.leaves if leaf.path[0] == name]
             for leaf, value in zip(leaves, leaf_values(node, fields[name]), strict=True):
+                given = np.asarray(value)
                 with np.errstate(all="ignore"):
-                    array = np.asarray(value).astype(leaf.dtype)
+                    array = given.astype(leaf.dtype)
+                    assert lossless(given, array), f"{leaf.name}: took {given!r} for {leaf.dtype}"
                 array = array[np.newaxis] if lead < 0 else array
+                assert name != "reward" or np.isfinite(array).all(), f"took a reward of {given!r}"
                 assert array.shape == (abs(lead), *leaf.shape), f"{leaf.name}: took {array.shape} for {leaf.shape}"
                 found[leaf.name] = array
         return found

@@ -90,6 +90,7 @@ class Program(Calls):
             taken = self.call(self.buffer.push, *given)
             if taken is not FAILED:
                 newest = self.buffer._buffer.stats()["added"] - 1
+                assert self.call(self.buffer.sample, 1) is not FAILED, "what was taken cannot be sampled"
                 batch = self.buffer._buffer.read([newest])
                 self.shape = batch.obs.shape[1:]
                 names = ("obs", "action", "reward", "next_obs")
