@@ -44,8 +44,8 @@ class MaybeReleased {
 PyArrayObject* as_array(nb::handle object, int type) {
     if (!PyArray_Check(object.ptr())) throw nb::type_error("expected a NumPy array");
     auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
-    if (!PyArray_IS_C_CONTIGUOUS(array) || (type != NPY_VOID && PyArray_TYPE(array) != type)) {
-        throw nb::type_error("expected a contiguous array of the kernel's dtype");
+    if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array) || (type != NPY_VOID && PyArray_TYPE(array) != type)) {
+        throw nb::type_error("expected a contiguous and aligned array of the kernel's dtype");
     }
     return array;
 }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import for_kernel, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
@@ -38,6 +38,8 @@ MOST_REDRAWS = 100
 # What is counted over a buffer's life.
 COUNTS = ("sampled", "updated", "stale", "cleared")
 ALWAYS = 2**63 - 1
+# Of a `sample`: a batch is at most 2 GiB, of which each transition takes 26 bytes even where its fields are empty.
+MOST_DRAWN = 2**31 // 26
 
 
 class PriorityReport(NamedTuple):
@@ -177,6 +179,8 @@ class ReplayBuffer:
         shape = as_numeric("terminated", terminated).shape
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        if shape[0] > MAX_CAPACITY:
+            raise ValueError(f"extend: expected at most {MAX_CAPACITY} transitions, given {shape[0]}")
         with self._lock:
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             return self._append(values, shape[0], np.full(shape, stream, np.int64))
@@ -265,10 +269,11 @@ class ReplayBuffer:
     def sample(self, n: int) -> Batch:
         """`n` transitions, as the sampler draws and the view reads them.
 
-        Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
+        Raises ValueError where n < 1, the buffer is empty, the sampler has fewer to give, or the batch would be larger
+        than 2 GiB.
         """
-        if type(n) is not int or not 0 < n <= MAX_CAPACITY:
-            n = whole_number("sample: n", n, MAX_CAPACITY)
+        if type(n) is not int or not 0 < n <= MOST_DRAWN:
+            n = whole_number("sample: n", n, MOST_DRAWN)
         with self._lock:
             rows = self._rows
             if rows is None or rows.empty:
@@ -327,7 +332,7 @@ class ReplayBuffer:
         """
         rows = self._rows
         stored = tuple(rows.schema.stored) if rows is not None else ()
-        if rows is None or name not in stored:
+        if rows is None or not isinstance(name, str) or name not in stored:
             raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
         records = rows.data[: min(rows.added, rows.capacity)]
         return readonly(records[name], rows.schema.fields[name])
@@ -371,9 +376,9 @@ class ReplayBuffer:
         errors = as_numeric("td_error", td_error)
         if errors.dtype.kind == "c":
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        errors = np.asarray(errors, np.float64, order="C")
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        errors = for_kernel(errors, np.float64)
         with self._lock:
             rows = self._rows
             oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
@@ -486,7 +491,8 @@ class ReplayBuffer:
 
     @seed.setter
     def seed(self, seed: Any) -> None:
-        self._rng = np.random.default_rng(seed)
+        # Of a matrix each item is a matrix, in which NumPy looks for numbers until the stack ends.
+        self._rng = np.random.default_rng(np.asarray(seed) if isinstance(seed, np.ndarray) else seed)
         self._seed = seed
 
     def stats(self) -> dict[str, Any]:

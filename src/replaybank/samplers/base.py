@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.arguments import is_finite
 from replaybank.samplers.state import count
 
 Ids = NDArray[np.int64]
@@ -204,7 +205,7 @@ def spread(n: int, rng: np.random.Generator, oldest: int, size: int) -> tuple[Id
 
 def not_negative(owner: str, name: str, value: Any) -> float:
     """`value` if it is a finite number >= 0, else ValueError."""
-    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
+    if not (is_finite(value) and value >= 0):
         raise ValueError(f"{owner}: {name} must be a finite number >= 0, given {value!r}")
     return float(value)
 

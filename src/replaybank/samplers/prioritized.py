@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
-from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
-from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
@@ -158,12 +158,13 @@ class Prioritized:
         return False
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = value_at(self._beta, self._samples)
-        self._samples += 1
+        beta = beta_at("Prioritized", self._beta, self._samples)
         smallest = math.nan  # the batch's own: also where every priority is 0, and only Combined has drawn
         if self._smallest is not None and self._masses.root:
             smallest = self._smallest.root / self._masses.root
-        return importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
+        weights = importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
+        self._samples += 1
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         priorities, largest = magnitudes(td_error, self._epsilon)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
-from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
-from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
@@ -117,11 +117,12 @@ class RankPrioritized:
         return False
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = value_at(self._beta, self._samples)
-        self._samples += 1
+        beta = beta_at("RankPrioritized", self._beta, self._samples)
         size = len(self.window)
         smallest = self._masses.leaves[size - 1] / self._masses.root
-        return importance_weights(probabilities, beta, self._weight_norm, size, smallest)
+        weights = importance_weights(probabilities, beta, self._weight_norm, size, smallest)
+        self._samples += 1
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         return magnitudes(td_error)[0]
