@@ -38,6 +38,7 @@ INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
 PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_\d+_\d+)")
 MAX_ADDED = 2**62
 GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+POSITIONS = {"pos": 624, "buffer_pos": 4}  # in what generators keep: they would read on from anywhere
 
 
 @dataclass
@@ -309,10 +310,26 @@ def generator(state: Any) -> np.random.Generator:
     name = state.get("bit_generator") if isinstance(state, dict) else None
     if name not in GENERATORS:
         raise CheckpointError(f"generator: expected one of {', '.join(GENERATORS)}, found {name!r:.99}")
+    bits = getattr(np.random, name)(0)
+    _require_like(bits.state, state, "generator")
     with refusing():
-        bits = getattr(np.random, name)(0)
         bits.state = state
     return np.random.Generator(bits)
+
+
+def _require_like(known: Any, found: Any, where: str, key: str = "") -> None:
+    """Raises CheckpointError where a generator's state is not built as a known one: NumPy itself checks little."""
+    if isinstance(known, np.ndarray):
+        like = isinstance(found, np.ndarray) and (found.dtype, found.shape) == (known.dtype, known.shape)
+    elif isinstance(known, dict):
+        like = isinstance(found, dict) and found.keys() == known.keys()
+    else:
+        like = type(found) is type(known) and (key not in POSITIONS or 0 <= found <= POSITIONS[key])
+    if not like:
+        raise CheckpointError(f"{where}: expected something like {known!r:.99}, found {found!r:.99}")
+    if isinstance(known, dict):
+        for name, value in known.items():
+            _require_like(value, found[name], f"{where}: {name}", name)
 
 
 def require_agreement(state: Any, rows: Rows | None) -> None:

@@ -254,7 +254,9 @@ def fields_of(found: Any, what: str, /, **kinds: type | tuple[type, ...]) -> lis
         raise CheckpointError(f"{what}: expected a mapping with {', '.join(kinds)}, found {found!r:.99}")
     values = []
     for name, kind in kinds.items():
-        value = found.get(name)
+        if name not in found:
+            raise CheckpointError(f"{what}: {name} is missing")
+        value = found[name]
         allowed = kind if isinstance(kind, tuple) else (kind,)
         if type(value) not in allowed:
             expected = " or ".join(one.__name__ for one in allowed)

@@ -1,0 +1,100 @@
+"""Checkpoints that somebody who knows the format has changed, and signed again: refused, with a word on what."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import replaybank as rb
+from replaybank.files import CheckpointError
+from replaybank.manifest import MANIFEST, signed
+
+BITS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
+
+
+def add(buffer: rb.ReplayBuffer, n: int, begin: int = 0) -> None:
+    """Transitions that follow one another, and say when they came."""
+    lead = (buffer.streams,) if buffer.streams > 1 else ()
+    for t in range(begin, begin + n):
+        off = np.zeros(lead, bool)
+        buffer.add(np.full((*lead, 2), t), off, np.full(lead, t), np.full((*lead, 2), t + 1), off, off)
+
+
+def saved(folder: Path, bits: Any = np.random.PCG64, streams: int = 1, **parts: Any) -> rb.ReplayBuffer:
+    """A buffer that has lived a little, and its checkpoint."""
+    buffer = rb.ReplayBuffer(50, None, streams, seed=np.random.Generator(bits(3)), **parts)
+    add(buffer, 20)
+    buffer.sample(5)
+    buffer.save(folder)
+    return buffer
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes the manifest, and signs it again."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())["checkpoint"]
+    change(manifest)
+    (folder / MANIFEST).write_bytes(signed(manifest))
+
+
+def forge_array(folder: Path, told: dict[str, Any], name: str, change: Callable[[bytes], bytes]) -> None:
+    """Changes an array, not its length, and all checksums that tell of it."""
+    path = folder / told["name"]
+    content = bytearray(path.read_bytes())
+    offset, nbytes, _ = told["index"]
+    index = json.loads(content[offset : offset + nbytes])
+    (entry,) = (entry for entry in index if entry[0] == name)
+    begin, end = entry[1] + entry[2], entry[1] + entry[2] + entry[3]
+    content[begin:end] = change(bytes(content[begin:end]))
+    entry[4] = zlib.crc32(content[entry[1] : end])
+    text = json.dumps(index).encode()
+    told["index"] = [len(content), len(text), zlib.crc32(text)]
+    path.write_bytes(content + text)
+
+
+@pytest.mark.parametrize("key", ["rows", "state", "values", "files", "token"])
+def test_what_the_manifest_lacks_is_named(tmp_path: Path, key: str) -> None:
+    saved(tmp_path)
+    forge(tmp_path, lambda manifest: manifest.pop(key))
+    with pytest.raises(CheckpointError, match=f"{key} is missing"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_generator_begins_where_it_has_numbers(tmp_path: Path, bits: Any) -> None:
+    """NumPy's generators read on from any position that they are told: beyond their memory, too."""
+    saved(tmp_path, bits)
+    whole = json.loads((tmp_path / MANIFEST).read_bytes())["checkpoint"]["values"]["generator"]
+    wrong: list[Any] = [None, [], {}, {**whole, "state": None}, {**whole, "state": {**whole["state"], "more": 1}}]
+    wrong += [{**whole, "state": dict.fromkeys(whole["state"], {"$array": "newest"})}]
+    for at in (-1, -(10**6), 700, 10**6, 2**31, 2**70, 1.0, None):
+        if "pos" in whole["state"]:
+            wrong.append({**whole, "state": {**whole["state"], "pos": at}})
+        if "buffer_pos" in whole:
+            wrong.append({**whole, "buffer_pos": at})
+    for state in wrong:
+        forge(tmp_path, lambda manifest, state=state: manifest["values"].update(generator=state))
+        with pytest.raises(CheckpointError, match="generator"):
+            rb.ReplayBuffer.load(tmp_path).sample(5)
+    forge(tmp_path, lambda manifest: manifest["values"].update(generator=whole))
+    rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("settings", [None, 1, "x", [1]])
+def test_settings_that_are_none_are_refused(tmp_path: Path, settings: Any) -> None:
+    saved(tmp_path)
+    forge(tmp_path, lambda manifest: manifest["values"]["sampler"].update(settings=settings))
+    with pytest.raises(CheckpointError, match="Uniform: expected the settings replace"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+def test_a_field_of_no_fields_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    forge(tmp_path, lambda manifest: manifest["rows"]["schema"][0].__setitem__(1, ["dict"]))
+    with pytest.raises(CheckpointError, match="not a schema"):
+        rb.ReplayBuffer.load(tmp_path)
