@@ -15,6 +15,8 @@ import replaybank as rb
 from replaybank.files import CheckpointError
 from replaybank.manifest import MANIFEST, signed
 
+from checkpoints import differing
+
 BITS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 
 
@@ -98,3 +100,50 @@ def test_a_field_of_no_fields_is_refused(tmp_path: Path) -> None:
     forge(tmp_path, lambda manifest: manifest["rows"]["schema"][0].__setitem__(1, ["dict"]))
     with pytest.raises(CheckpointError, match="not a schema"):
         rb.ReplayBuffer.load(tmp_path)
+
+
+def several_files(folder: Path) -> rb.ReplayBuffer:
+    """A checkpoint of files none of which is joined with another; streams end and go on between them."""
+    buffer = saved(folder, streams=3)
+    for begin in (30, 40):
+        buffer.end()
+        add(buffer, 1, begin)
+        buffer.save(folder)
+    assert len(json.loads((folder / MANIFEST).read_bytes())["checkpoint"]["files"]) == 3
+    return rb.ReplayBuffer.load(folder)
+
+
+@pytest.mark.parametrize("key", ["first", "end"])
+@pytest.mark.parametrize("off", [-5, 5, 10**9])
+def test_where_a_file_begins_and_ends_is_what_it_holds(tmp_path: Path, key: str, off: int) -> None:
+    """The next save would go on from there."""
+    several_files(tmp_path)
+    if key == "first" and off < 0:
+        return  # a file that once held more is what every save may leave
+    forge(tmp_path, lambda manifest: manifest["files"][-1].update({key: manifest["files"][-1][key] + off}))
+    with pytest.raises(CheckpointError, match="expected transitions up to"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", [0, 1])
+def test_rows_that_are_said_to_have_been_open_are_those(tmp_path: Path, file: int) -> None:
+    """The next save writes what they have come to hold, and nothing of the others."""
+    several_files(tmp_path)
+    other = np.array([1, 2, 3]).tobytes()
+
+    def swap(manifest: dict[str, Any]) -> None:
+        forge_array(tmp_path, manifest["files"][file], "still_open", lambda _: other)
+
+    forge(tmp_path, swap)
+    with pytest.raises(CheckpointError, match="open"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+def test_a_save_goes_on_from_nothing_where_its_last_files_are_damaged(tmp_path: Path) -> None:
+    buffer = several_files(tmp_path)
+    for path in tmp_path.glob("transitions-*"):
+        content = path.read_bytes()
+        at = content.index(b"NUMPY", content.index(b"still_open"))
+        path.write_bytes(content[: at + 80] + b"\xff" + content[at + 81 :])
+    buffer.save(tmp_path)
+    assert differing(buffer, rb.ReplayBuffer.load(tmp_path)) == []

@@ -70,7 +70,7 @@ def save(
         sync_folder(folder.parent)
     token = secrets.token_hex(8)
     with alone(folder):
-        files = _files_of(folder, last)
+        files, then_open = _files_of(folder, last)
         writer = Writer(folder, token, compression)
         try:
             with lock:
@@ -79,7 +79,8 @@ def save(
                 snapshot = None
                 if now.rows is not None:
                     first, files = _where_to_begin(files, now.rows)
-                    snapshot = Snapshot(now.rows, first, _open_then(folder, files), writer)
+                    late = then_open[files[-1]["name"]] if files else NO_IDS
+                    snapshot = Snapshot(now.rows, first, late, writer)
             if snapshot is not None:
                 snapshot.write_all(lock)
             manifest["files"] = files + writer.close()
@@ -101,25 +102,22 @@ def _token_of(folder: Path) -> str | None:
         return None
 
 
-def _files_of(folder: Path, last: str | None) -> list[dict[str, Any]]:
-    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's."""
+def _files_of(folder: Path, last: str | None) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.int64]]]:
+    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's.
+
+    And by name the rows that were open when a file was written: what they hold is not in the files up to it.
+    """
+    then_open = {}
     try:
         manifest = read(folder / MANIFEST) if last is not None else None
         if manifest is None or manifest["token"] != last:
-            return []
+            return [], {}
         for file in manifest["files"]:
-            ArrayReader(folder, file).close()
+            with closing(ArrayReader(folder, file)) as reader:
+                then_open[file["name"]] = reader.read("still_open", INT64)
     except (OSError, CheckpointError):
-        return []
-    return list(manifest["files"])
-
-
-def _open_then(folder: Path, files: list[dict[str, Any]]) -> NDArray[np.int64]:
-    """The rows that were open when the last of the files was written: what they hold is not in the files."""
-    if not files:
-        return NO_IDS
-    with closing(ArrayReader(folder, files[-1])) as reader:
-        return reader.read("still_open", INT64)
+        return [], {}
+    return list(manifest["files"]), then_open
 
 
 def _where_to_begin(files: list[dict[str, Any]], rows: Rows) -> tuple[int, list[dict[str, Any]]]:
@@ -191,12 +189,15 @@ def _found(folder: Path, manifest: dict[str, Any]) -> Contents:
         if manifest["rows"] is not None:
             rows, newest = _empty_rows(manifest["rows"], *sizes(values), state)
             expected = rows.oldest
+            then_open: list[tuple[int, NDArray[np.int64]]] = []
             for file in manifest["files"]:
-                expected = _read_file(folder, file, rows, expected)
+                expected = _read_file(folder, file, rows, expected, then_open)
             if expected != rows.added:
                 raise CheckpointError(f"transitions {expected} to {rows.added - 1} are missing")
             with refusing():
-                rows.hold(_held(state, "", rows))
+                held = _held(state, "", rows)
+                _require_open(held, then_open)
+                rows.hold(held)
                 rows.settle(newest)
     return Contents(rows, values, manifest["token"])
 
@@ -231,8 +232,13 @@ def _stacking(told: dict[str, Any] | None) -> Stacking | None:
     return Stacking(frames, axis, zero, new_axis)
 
 
-def _read_file(folder: Path, told: dict[str, Any], rows: Rows, expected: int) -> int:
-    """Reads the live transitions of a file, from `expected` on; gives the id that comes next."""
+def _read_file(
+    folder: Path, told: dict[str, Any], rows: Rows, expected: int, then_open: list[tuple[int, NDArray[np.int64]]]
+) -> int:
+    """Reads the live transitions of a file, from `expected` on; gives the id that comes next.
+
+    `then_open`: by earlier file the id that came next, and the rows that were open; it gets those of this one.
+    """
     with closing(ArrayReader(folder, told)) as reader:
         for name in reader.members:
             if match := PIECE.fullmatch(name):
@@ -245,8 +251,25 @@ def _read_file(folder: Path, told: dict[str, Any], rows: Rows, expected: int) ->
                 expected = first + n
         for suffix in dict.fromkeys(match[1] for name in reader.members if (match := HELD.fullmatch(name))):
             with refusing():
-                rows.hold(_held(reader, suffix, rows))
+                held = _held(reader, suffix, rows)
+                _require_open(held, then_open)
+                rows.hold(held)
+        if told["end"] != expected or told["first"] > expected:
+            raise CheckpointError(f"{reader.name}: expected transitions up to {told['end']}, found {expected}")
+        were_open = reader.read("still_open", INT64)
+        live = were_open[(were_open >= rows.oldest) & (were_open < expected)]
+        if (rows.data["link_tail"][live % rows.capacity] != NONE).any():
+            raise CheckpointError(f"{reader.name}: still_open: found a transition that was not")
+        then_open.append((expected, were_open))
     return expected
+
+
+def _require_open(held: Held, then_open: list[tuple[int, NDArray[np.int64]]]) -> None:
+    """Raises ValueError where earlier files do not tell that a row would come to hold something: saves rely on it."""
+    for end, were_open in then_open:
+        for ids in (held.tail_ids, held.next_older_ids):
+            if not np.isin(ids[ids < end], were_open).all():
+                raise ValueError("something is held by a transition that was not open")
 
 
 def _read_records(reader: ArrayReader, name: str, first: int, n: int, rows: Rows) -> None:
