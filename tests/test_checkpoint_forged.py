@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 import replaybank as rb
+from checkpoints import differing
 from replaybank.files import CheckpointError
 from replaybank.manifest import MANIFEST, signed
-
-from checkpoints import differing
 
 BITS = (np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64)
 
@@ -73,7 +72,7 @@ def test_a_generator_begins_where_it_has_numbers(tmp_path: Path, bits: Any) -> N
     saved(tmp_path, bits)
     whole = json.loads((tmp_path / MANIFEST).read_bytes())["checkpoint"]["values"]["generator"]
     wrong: list[Any] = [None, [], {}, {**whole, "state": None}, {**whole, "state": {**whole["state"], "more": 1}}]
-    wrong += [{**whole, "state": dict.fromkeys(whole["state"], {"$array": "newest"})}]
+    wrong += [{**whole, "state": {key: {"$array": "newest"} for key in whole["state"]}}]
     for at in (-1, -(10**6), 700, 10**6, 2**31, 2**70, 1.0, None):
         if "pos" in whole["state"]:
             wrong.append({**whole, "state": {**whole["state"], "pos": at}})

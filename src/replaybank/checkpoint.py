@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
-from replaybank.manifest import FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep
+from replaybank.manifest import FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
 from replaybank.plain import lost, rebuilt
 from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
 from replaybank.schema import Schema
@@ -65,11 +65,10 @@ def save(
     Gives a token. `last`: that of the last save of the same buffer to the same folder, or of what was loaded from
     there: where the folder still holds it, only what was added since is written.
     """
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        sync_folder(folder.parent)
+    _make(folder)
     token = secrets.token_hex(8)
     with alone(folder):
+        tidy(folder)
         files, then_open = _files_of(folder, last)
         writer = Writer(folder, token, compression)
         try:
@@ -87,19 +86,28 @@ def save(
             manifest["state"] = writer.state.close()
             publish(folder, manifest)
         except BaseException:
-            if _token_of(folder) != token:
-                writer.abandon()
+            writer.abandon(remove=_holds_another(folder, token))
             raise
         sweep(folder, manifest)
     return token
 
 
-def _token_of(folder: Path) -> str | None:
-    """The save that a folder holds."""
+def _make(folder: Path) -> None:
+    """Makes a folder, where there is none, and waits until its name and those above it are on the disk."""
+    if not folder.exists():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def _holds_another(folder: Path, token: str) -> bool:
+    """Whether a folder surely holds another save than this one, or none."""
     try:
-        return str(read(folder / MANIFEST)["token"])
-    except (OSError, CheckpointError):
-        return None
+        return bool(read(folder / MANIFEST)["token"] != token)
+    except FileNotFoundError:
+        return True
+    except (OSError, CheckpointError):  # it may have come so far: the next save removes what is of no use
+        return False
 
 
 def _files_of(folder: Path, last: str | None) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.int64]]]:

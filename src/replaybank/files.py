@@ -92,12 +92,10 @@ class ArrayFile:
         return {"name": self.path.name, "nbytes": nbytes, "index": [offset, len(index), crc]}
 
     def abandon(self) -> None:
-        """Gives the file up."""
+        """Gives the file up, as it is."""
         self._zip.fp = None  # or it would write its directory when it is collected
         with contextlib.suppress(OSError, ValueError):
             self._raw.raw.close()  # what is still buffered is of no use
-        with contextlib.suppress(OSError):
-            self.path.unlink()
 
 
 class ArrayReader:
