@@ -146,3 +146,24 @@ def test_a_save_goes_on_from_nothing_where_its_last_files_are_damaged(tmp_path: 
         path.write_bytes(content[: at + 80] + b"\xff" + content[at + 81 :])
     buffer.save(tmp_path)
     assert differing(buffer, rb.ReplayBuffer.load(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", ["", "..", "../x", "/dev/zero", "a\0b", "\ud800", "a" * 300, "lock", "manifest.json"])
+@pytest.mark.parametrize("which", ["state", "files"])
+def test_names_are_those_of_a_checkpoints_files(tmp_path: Path, which: str, name: str) -> None:
+    saved(tmp_path)
+
+    def rename(manifest: dict[str, Any]) -> None:
+        (manifest["files"][0] if which == "files" else manifest["state"])["name"] = name
+
+    forge(tmp_path, rename)
+    with pytest.raises(CheckpointError, match="expected the name of a file"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize(("streams", "lead"), [(1, 0), (1, 3), (1, -2), (3, -1), (3, 1), (3, 2)])
+def test_how_streams_come_is_as_many_as_there_are(tmp_path: Path, streams: int, lead: int) -> None:
+    saved(tmp_path, streams=streams)
+    forge(tmp_path, lambda manifest: manifest["values"].update(lead=lead))
+    with pytest.raises(CheckpointError, match="lead: expected"):
+        rb.ReplayBuffer.load(tmp_path)

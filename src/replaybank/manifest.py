@@ -77,6 +77,9 @@ def read(path: Path) -> dict[str, Any]:
     files = fields_of(found, path.name, **kinds)[3]
     for file in files:
         fields_of(file, f"{path.name}: a file", name=str, nbytes=int, first=int, end=int)
+    for told in (found["state"], *files):
+        if not OURS.fullmatch(str(told.get("name"))):
+            raise CheckpointError(f"{path.name}: expected the name of a file, found {told.get('name')!r:.99}")
     whole: dict[str, Any] = found
     return whole
 
