@@ -617,8 +617,8 @@ class ReplayBuffer:
         """Goes on where a checkpoint was made. Raises ValueError where that is not possible."""
         values, rows = found.values, found.rows
         lead, counts, self._seed = fields_of(values, "values", lead=int, counts=dict, seed=(int, NoneType))
-        if lead not in (-1, 1, self._streams):
-            raise ValueError(f"lead: expected -1, 1 or {self._streams}, found {lead}")
+        if lead != self._streams and (lead, self._streams) != (-1, 1):
+            raise ValueError(f"lead: expected {self._streams}, found {lead}")
         self._lead = lead
         for name in COUNTS:
             setattr(self, f"_{name}", count(counts, name))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
-from replaybank.manifest import BACKUP, FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep
+from replaybank.manifest import BACKUP, FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
 from replaybank.plain import lost, rebuilt
 from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
 from replaybank.salvage import keep_whole
@@ -39,6 +39,7 @@ INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
 PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_(\d{1,18})_(\d{1,18}))")
 MAX_ADDED = 2**62
 GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+POSITIONS = {"pos": 624, "buffer_pos": 4}  # in what generators keep: they would read on from anywhere
 
 
 @dataclass
@@ -67,12 +68,11 @@ def save(
     Gives a token. `last`: that of the last save of the same buffer to the same folder, or of what was loaded from
     there: where the folder still holds it, only what was added since is written.
     """
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        sync_folder(folder.parent)
+    _make(folder)
     token = os.urandom(8).hex()
     with alone(folder):
-        files = _files_of(folder, last)
+        tidy(folder)
+        files, then_open = _files_of(folder, last)
         writer = Writer(folder, token, compression)
         try:
             with lock:
@@ -81,7 +81,7 @@ def save(
                 snapshot = None
                 if now.rows is not None:
                     first, files = _where_to_begin(files, now.rows)
-                    late = files[-1]["still_open"] if files else NO_IDS
+                    late = then_open[files[-1]["name"]] if files else NO_IDS
                     snapshot = Snapshot(now.rows, first, late, writer)
             if snapshot is not None:
                 snapshot.write_all(lock)
@@ -90,36 +90,46 @@ def save(
             manifest["state"] = writer.state.close()
             publish(folder, manifest)
         except BaseException:
-            if _token_of(folder) != token:
-                writer.abandon()
+            writer.abandon(remove=_holds_another(folder, token))
             raise
         sweep(folder, manifest)
     return token
 
 
-def _token_of(folder: Path) -> str | None:
-    """The save that a folder holds."""
+def _make(folder: Path) -> None:
+    """Makes a folder, where there is none, and waits until its name and those above it are on the disk."""
+    if not folder.exists():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def _holds_another(folder: Path, token: str) -> bool:
+    """Whether a folder surely holds another save than this one, or none."""
     try:
-        return str(read(folder / MANIFEST)["token"])
-    except (OSError, CheckpointError):
-        return None
+        return bool(read(folder / MANIFEST)["token"] != token)
+    except FileNotFoundError:
+        return True
+    except (OSError, CheckpointError):  # it may have come so far: the next save removes what is of no use
+        return False
 
 
-def _files_of(folder: Path, last: str | None) -> list[dict[str, Any]]:
-    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's."""
+def _files_of(folder: Path, last: str | None) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.int64]]]:
+    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's.
+
+    And by name the rows that were open when a file was written: what they hold is not in the files up to it.
+    """
+    then_open = {}
     try:
         manifest = read(folder / MANIFEST) if last is not None else None
         if manifest is None or manifest["token"] != last:
-            return []
-        return [{**file, "still_open": _still_open(folder, file)} for file in manifest["files"]]
+            return [], {}
+        for file in manifest["files"]:
+            with closing(ArrayReader(folder, file)) as reader:
+                then_open[file["name"]] = reader.read("still_open", INT64)
     except (OSError, CheckpointError):
-        return []
-
-
-def _still_open(folder: Path, file: dict[str, Any]) -> NDArray[np.int64]:
-    """The rows that were open when a file was written: what they hold is not in it, nor in those before."""
-    with closing(ArrayReader(folder, file)) as reader:
-        return reader.read("still_open", INT64)
+        return [], {}
+    return list(manifest["files"]), then_open
 
 
 def _where_to_begin(files: list[dict[str, Any]], rows: Rows) -> tuple[int, list[dict[str, Any]]]:
@@ -224,13 +234,16 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
             capacity, streams, _ = sizes(values)
             rows = _empty_rows(manifest["rows"], capacity or 1, streams)
             here = np.zeros(len(rows), bool)
+            then_open: list[tuple[int, NDArray[np.int64]]] = []
+            with _tolerance(damage):
+                _require_chain(manifest["files"], rows)
             for file in manifest["files"]:
                 with _tolerance(damage), closing(ArrayReader(folder, file)) as reader:
-                    _read_transitions(reader, rows, here, damage)
+                    _read_transitions(reader, file, rows, here, then_open, damage)
             newest = np.full(rows.streams, -1)
             with _tolerance(damage):
                 if state is not None:
-                    _hold(state, "", rows)
+                    _hold(state, "", rows, then_open)
                     newest = _newest(state, rows)
                 if not here.all():
                     raise CheckpointError(f"transition {rows.oldest + int(here.argmin())} is missing")
@@ -276,14 +289,32 @@ def _stacking(told: dict[str, Any] | None) -> Stacking | None:
     return Stacking(frames, axis, zero, new_axis)
 
 
-def _read_transitions(reader: ArrayReader, rows: Rows, here: NDArray[np.bool_], damage: list[str] | None) -> None:
-    """Reads the live transitions of a file, and what they and others hold; says which are `here` ([live])."""
+def _require_chain(files: list[dict[str, Any]], rows: Rows) -> None:
+    """Raises CheckpointError where files of transitions do not follow each other: the next save goes on from them."""
+    ends = [file["end"] for file in files]
+    if [file["first"] for file in files[1:]] != ends[:-1] or (ends and ends[-1] != rows.added):
+        raise CheckpointError("transitions: the files do not follow each other")
+
+
+def _read_transitions(
+    reader: ArrayReader,
+    told: dict[str, Any],
+    rows: Rows,
+    here: NDArray[np.bool_],
+    then_open: list[tuple[int, NDArray[np.int64]]],
+    damage: list[str] | None,
+) -> None:
+    """Reads the live transitions of a file, and what they and others hold; says which are `here` (bool [live]).
+
+    `then_open`: by earlier file the id that came next, and the rows that were open; it gets those of this one.
+    """
     for name in reader.members:
         if match := PIECE.fullmatch(name):
             with _tolerance(damage):
                 first, n = int(match[1]), *reader.shape_of(name, rows.dtype)
-                if first + n > rows.added:
-                    raise CheckpointError(f"{reader.name}: {name}: expected transitions below {rows.added}")
+                if not told["first"] <= first <= first + n <= min(told["end"], rows.added):
+                    expected = f"{told['first']} to {told['end'] - 1}"
+                    raise CheckpointError(f"{reader.name}: {name}: expected transitions {expected}, found {first}")
                 if first + n > rows.oldest:
                     _read_records(reader, name, first, n, rows)
                     here[max(first - rows.oldest, 0) : first + n - rows.oldest] = True
@@ -291,11 +322,25 @@ def _read_transitions(reader: ArrayReader, rows: Rows, here: NDArray[np.bool_], 
     for suffix, *of in dict.fromkeys(groups):
         whole = False
         with _tolerance(damage):
-            _hold(reader, suffix, rows)
+            _hold(reader, suffix, rows, then_open)
             whole = True
         if not whole and rows.stack is not None:  # nobody knows any more which stacks of these were put aside
             begin = int(of[0]) - rows.oldest
             here[max(begin, 0) : max(begin + int(of[1]), 0)] = False
+    with _tolerance(damage):
+        were_open = reader.read("still_open", INT64)
+        live = were_open[(were_open >= rows.oldest) & (were_open < told["end"])]
+        if (rows.data["link_tail"][live % rows.capacity] != NONE).any():
+            raise CheckpointError(f"{reader.name}: still_open: found a transition that was not")
+        then_open.append((told["end"], were_open))
+
+
+def _require_open(held: Held, then_open: list[tuple[int, NDArray[np.int64]]]) -> None:
+    """Raises ValueError where earlier files do not tell that a row would come to hold something: saves rely on it."""
+    for end, were_open in then_open:
+        for ids in (held.tail_ids, held.next_older_ids):
+            if not np.isin(ids[ids < end], were_open).all():
+                raise ValueError("something is held by a transition that was not open")
 
 
 def _read_records(reader: ArrayReader, name: str, first: int, n: int, rows: Rows) -> None:
@@ -313,7 +358,7 @@ def _read_records(reader: ArrayReader, name: str, first: int, n: int, rows: Rows
         rows.data[link][slots] = NONE
 
 
-def _hold(reader: ArrayReader, suffix: str, rows: Rows) -> None:
+def _hold(reader: ArrayReader, suffix: str, rows: Rows, then_open: list[tuple[int, NDArray[np.int64]]]) -> None:
     """Gives live rows what they hold, as far as the file says."""
     found = []
     records = {"tails": rows.tails, "older": rows.older, "next_older": rows.older}
@@ -332,7 +377,9 @@ def _hold(reader: ArrayReader, suffix: str, rows: Rows) -> None:
     if len({*lengths[:3]}) > 1 or len({*lengths[3:5]}) > 1 or len({*lengths[5:]}) > 1:
         raise CheckpointError(f"{reader.name}: what rows hold is not one for each")
     with refusing():
-        rows.hold(Held._make(found).since(rows.oldest))
+        held = Held._make(found).since(rows.oldest)
+        _require_open(held, then_open)
+        rows.hold(held)
 
 
 def sizes(values: dict[str, Any]) -> tuple[int | None, int, int | None]:
@@ -362,10 +409,26 @@ def generator(state: Any) -> np.random.Generator:
     name = state.get("bit_generator") if isinstance(state, dict) else None
     if name not in GENERATORS:
         raise CheckpointError(f"generator: expected one of {', '.join(GENERATORS)}, found {name!r:.99}")
+    bits = getattr(np.random, name)(0)
+    _require_like(bits.state, state, "generator")
     with refusing():
-        bits = getattr(np.random, name)(0)
         bits.state = state
     return np.random.Generator(bits)
+
+
+def _require_like(known: Any, found: Any, where: str, key: str = "") -> None:
+    """Raises CheckpointError where a generator's state is not built as a known one: NumPy itself checks little."""
+    if isinstance(known, np.ndarray):
+        like = isinstance(found, np.ndarray) and (found.dtype, found.shape) == (known.dtype, known.shape)
+    elif isinstance(known, dict):
+        like = isinstance(found, dict) and found.keys() == known.keys()
+    else:
+        like = type(found) is type(known) and (key not in POSITIONS or 0 <= found <= POSITIONS[key])
+    if not like:
+        raise CheckpointError(f"{where}: expected something like {known!r:.99}, found {found!r:.99}")
+    if isinstance(known, dict):
+        for name, value in known.items():
+            _require_like(value, found[name], f"{where}: {name}", name)
 
 
 def require_agreement(state: Any, rows: Rows | None) -> None:

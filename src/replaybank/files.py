@@ -92,12 +92,10 @@ class ArrayFile:
         return {"name": self.path.name, "nbytes": nbytes, "index": [offset, len(index), crc]}
 
     def abandon(self) -> None:
-        """Gives the file up."""
+        """Gives the file up, as it is."""
         self._zip.fp = None  # or it would write its directory when it is collected
         with contextlib.suppress(OSError, ValueError):
             self._raw.raw.close()  # what is still buffered is of no use
-        with contextlib.suppress(OSError):
-            self.path.unlink()
 
 
 class ArrayReader:
@@ -108,8 +106,6 @@ class ArrayReader:
 
     def __init__(self, folder: Path, told: Any) -> None:
         name, nbytes, index = fields_of(told, "a file", name=str, nbytes=int, index=list)
-        if "/" in name or "\\" in name or name in ("", ".", ".."):
-            raise CheckpointError(f"expected the name of a file, found {name!r}")
         self.name = name
         self._file = (folder / name).open("rb", buffering=0)
         try:
@@ -254,7 +250,9 @@ def fields_of(found: Any, what: str, /, **kinds: type | tuple[type, ...]) -> lis
         raise CheckpointError(f"{what}: expected a mapping with {', '.join(kinds)}, found {found!r:.99}")
     values = []
     for name, kind in kinds.items():
-        value = found.get(name)
+        if name not in found:
+            raise CheckpointError(f"{what}: {name} is missing")
+        value = found[name]
         allowed = kind if isinstance(kind, tuple) else (kind,)
         if type(value) not in allowed:
             expected = " or ".join(one.__name__ for one in allowed)

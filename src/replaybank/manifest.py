@@ -34,11 +34,24 @@ def publish(folder: Path, manifest: dict[str, Any]) -> None:
 
 def sweep(folder: Path, manifest: dict[str, Any]) -> None:
     """Removes files of earlier checkpoints, and of such as did not come to their end."""
+    with suppress(OSError):  # the next save tries again
+        for file in _leftovers(folder, manifest):
+            file.unlink()
+
+
+def tidy(folder: Path) -> None:
+    """Removes what saves that broke off have left, so that the next one has the room."""
+    with suppress(OSError, CheckpointError):  # where there is no checkpoint, or it cannot be told what it needs
+        manifest = read(folder / MANIFEST)
+        if _leftovers(folder, manifest):
+            sync_folder(folder)  # the last one may have become true without waiting for that
+            sweep(folder, manifest)
+
+
+def _leftovers(folder: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The files in a folder that a save wrote, and this checkpoint does not need."""
     known = {manifest["state"]["name"], *(file["name"] for file in manifest["files"])}
-    for file in folder.iterdir():
-        if OURS.fullmatch(file.name) and file.name not in known:
-            with suppress(OSError):  # the next save tries again
-                file.unlink()
+    return [file for file in folder.iterdir() if OURS.fullmatch(file.name) and file.name not in known]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -64,6 +77,9 @@ def read(path: Path) -> dict[str, Any]:
     files = fields_of(found, path.name, **kinds)[3]
     for file in files:
         fields_of(file, f"{path.name}: a file", name=str, nbytes=int, first=int, end=int)
+    for told in (found["state"], *files):
+        if not OURS.fullmatch(str(told.get("name"))):
+            raise CheckpointError(f"{path.name}: expected the name of a file, found {told.get('name')!r:.99}")
     whole: dict[str, Any] = found
     return whole
 

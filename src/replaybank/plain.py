@@ -93,7 +93,8 @@ def lost(description: Any) -> list[str]:
         return []
     if description.get("kind") is None:
         return [str(description.get("what"))]
-    return lost(list(description["settings"].values()))
+    settings = description.get("settings")
+    return lost(list(settings.values())) if isinstance(settings, dict) else []  # `rebuilt` says what is wrong with it
 
 
 def rebuilt(description: Any, kinds: tuple[type, ...] = tuple(SETTINGS)) -> Any:

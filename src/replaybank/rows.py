@@ -418,6 +418,7 @@ class Rows:
         Records come by `data`, what they hold beside by `hold`; `settle` makes the rest.
         """
         self._cursor[:2] = (added, start)
+        self._held = self.oldest
 
     def settle(self, newest: NDArray[np.int64]) -> None:
         """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.

@@ -313,7 +313,8 @@ def _of_plain(path: tuple[str, ...], plain: Any, depth: int) -> Node:
         return Leaf(path, _native(dtype), tuple(shape))
     if kind not in ("dict", "tuple") or depth == 0:
         raise TypeError(f"{kind!r:.99} is no kind of field")
-    children = {_field_name(name): _of_plain((*path, name), child, depth - 1) for name, child in rest[0]}
+    (fields,) = rest
+    children = {_field_name(name): _of_plain((*path, name), child, depth - 1) for name, child in fields}
     return children if kind == "dict" else tuple(children.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -68,13 +69,15 @@ class Writer:
         self._end_file()
         return self._done
 
-    def abandon(self) -> None:
-        """Gives all files up that are not part of a checkpoint."""
-        for file in (self.state, self._file):
-            if file is not None:
-                file.abandon()
-        for told in self._done:
-            (self.folder / told["name"]).unlink(missing_ok=True)
+    def abandon(self, remove: bool) -> None:
+        """Gives all files up, and removes them where they are surely no part of a checkpoint."""
+        files = [file for file in (self.state, self._file) if file is not None]
+        for file in files:
+            file.abandon()
+        if remove:
+            for path in (*(file.path for file in files), *(self.folder / told["name"] for told in self._done)):
+                with suppress(OSError):  # the next save tries again
+                    path.unlink()
 
 
 class Snapshot:
