@@ -41,6 +41,18 @@ struct Deck {
         }
     }
 
+    // The slots of consecutive ids, which must be there, leave.
+    void drop(int64_t first_id, int64_t n) {
+        for (int64_t id = first_id; id < first_id + n; ++id) {
+            int64_t place = places[id % capacity];
+            if (place < waiting()) {
+                swap(place, --counts[0]);
+                place = waiting();
+            }
+            swap(place, --counts[1]);
+        }
+    }
+
     // Deals `n` of the waiting slots but the first `kept`, by uniform numbers in [0, 1).
     void deal(int64_t kept, const double* uniforms, int64_t n, int64_t* slots) {
         const auto chosen = [&](int64_t i) {

@@ -13,6 +13,7 @@
 #include "append.hpp"
 #include "blocks.hpp"
 #include "deck.hpp"
+#include "drop.hpp"
 #include "order.hpp"
 #include "relink.hpp"
 #include "rows.hpp"
@@ -419,6 +420,24 @@ void py_returns(const nb::tuple& store_arrays, nb::handle path, nb::handle lengt
     throw nb::type_error("expected a field of float32 or float64");
 }
 
+// ---- drop -------------------------------------------------------------------------------------------------------
+
+void py_drop(const nb::tuple& store_arrays, int64_t oldest) {
+    const Store store = as_store(store_arrays);
+    if (oldest < 0 || oldest > store.added()) throw nb::value_error("what was never given out cannot leave");
+    MaybeReleased released((oldest - store.oldest()) * 64);
+    drop(store, oldest);
+}
+
+int64_t py_release(nb::handle array, int64_t begin, int64_t end) {
+    char* memory = bytes(array);
+    if (begin < 0 || begin > end || end > PyArray_NBYTES(reinterpret_cast<PyArrayObject*>(array.ptr()))) {
+        throw nb::value_error("only bytes of the array can be given back");
+    }
+    MaybeReleased released(end - begin);
+    return release(memory, begin, end);
+}
+
 // ---- trees ------------------------------------------------------------------------------------------------------
 
 enum class Combine : int { SUM = 0, MAX = 1, MIN_POSITIVE = 2 };
@@ -541,6 +560,16 @@ void py_order_add(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::ha
     order_add(order, by_slot, capacity, oldest, added, priorities, n);
 }
 
+void py_order_drop(const nb::tuple& arrays, int64_t oldest, int64_t added, int64_t n) {
+    Order order = as_order(arrays);
+    const double* by_slot = float64s(arrays[3]);
+    if (oldest < 0 || order.size() != added - oldest || n < 0 || n > order.size()) {
+        throw nb::value_error("an entry a live id, and no more than those can leave");
+    }
+    MaybeReleased released(n * 256);
+    order_drop(order, by_slot, size_of(arrays[3]), oldest, n);
+}
+
 int64_t py_order_update(const nb::tuple& arrays, int64_t oldest, int64_t added, nb::handle ids, nb::handle values) {
     Order order = as_order(arrays);
     double* by_slot = float64s(arrays[3]);
@@ -604,6 +633,13 @@ void py_deck_add(const nb::tuple& arrays, int64_t first_id, int64_t n) {
     if (first_id < 0 || n < 0 || n > deck.capacity) throw nb::value_error("at most one id a slot");
     MaybeReleased released(n * 16);
     deck.add(first_id, n);
+}
+
+void py_deck_drop(const nb::tuple& arrays, int64_t first_id, int64_t n) {
+    Deck deck = as_deck(arrays);
+    if (first_id < 0 || n < 0 || n > deck.size()) throw nb::value_error("no more than there are can leave");
+    MaybeReleased released(n * 16);
+    deck.drop(first_id, n);
 }
 
 void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb::handle slots) {
@@ -674,6 +710,8 @@ NB_MODULE(_native, m) {
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);
+    m.def("drop", &py_drop);
+    m.def("release", &py_release);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);
@@ -681,7 +719,9 @@ NB_MODULE(_native, m) {
     m.def("tree_find", &py_tree_find);
     m.def("deck_add", &py_deck_add);
     m.def("deck_deal", &py_deck_deal);
+    m.def("deck_drop", &py_deck_drop);
     m.def("order_add", &py_order_add);
+    m.def("order_drop", &py_order_drop);
     m.def("order_update", &py_order_update);
     m.def("order_find", &py_order_find);
     m.def("order_ranks", &py_order_ranks);

@@ -384,6 +384,21 @@ inline void order_add(Order& order, double* by_slot, int64_t capacity, int64_t o
     }
 }
 
+// The `n` oldest ids leave.
+inline void order_drop(Order& order, const double* by_slot, int64_t capacity, int64_t oldest, int64_t n) {
+    Entry entries[ORDER_BLOCK];
+    Way ways[ORDER_BLOCK];
+    for (int64_t begin = 0; begin < n; begin += ORDER_BLOCK) {
+        const int64_t count = std::min(ORDER_BLOCK, n - begin);
+        for (int64_t i = 0; i < count; ++i) {
+            const int64_t id = oldest + begin + i;
+            entries[i] = {by_slot[id % capacity], id};
+        }
+        order.find(entries, count, ways);
+        for (int64_t i = 0; i < count; ++i) order.erase(entries[i], ways[i]);
+    }
+}
+
 // Sets the priorities of `n` ids; ids that are no longer live are skipped. Of an id that comes twice the last one
 // stays. Returns how many were live.
 inline int64_t order_update(Order& order, double* by_slot, const Ring& ring, const int64_t* ids, const double* values,

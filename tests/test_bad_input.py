@@ -584,7 +584,7 @@ def test_tensors_without_gradient_are_taken() -> None:
 
 
 VERBS = {
-    "sampler": "attach added cleared draw probability_of distinct weights priorities update "
+    "sampler": "attach added dropped draw probability_of distinct weights priorities update "
     "settings state restore nbytes check_valid",
     "view": "read stack usable members settings",
 }

@@ -1,5 +1,7 @@
 """Every kernel does what its NumPy twin does, bit for bit."""
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,12 @@ def test_append_read_and_walk(schema, capacity, streams):
         given = values, lead, owners, item_a_stream
         assert rows.append(*given) == reference.append(twin, rows._plan, *given)
         same(rows, twin_rows)
+        if turn % 4 == 3:
+            oldest = int(rng.integers(rows.oldest, rows.added + 1))
+            kernels.drop(rows._store, oldest)
+            reference.drop(twin, oldest)
+            same(rows, twin_rows)
+            assert rows.oldest == oldest
         rows.check_valid()
         if rows.empty:
             continue
@@ -180,6 +188,10 @@ def test_append_and_read_stacks(capacity, streams, zero):
             owners = np.full(lead, stream)
             values = stacks(rng, STACKED, 3, lead, states[stream])
         assert rows.append(values, lead, owners) == reference.append(twin, rows._plan, values, lead, owners, False)
+        if turn % 5 == 4:
+            oldest = int(rng.integers(rows.oldest, rows.added))
+            kernels.drop(rows._store, oldest)
+            reference.drop(twin, oldest)
         same(rows, twin_rows)
         rows.check_valid()
         ids = rng.integers(rows.oldest, rows.added, 40)
@@ -202,6 +214,25 @@ def test_append_and_read_stacks(capacity, streams, zero):
             with pytest.raises(IndexError, match="have left"):
                 kernels.read_stacks(rows._store, ids, ids, 3, zero, plan, np.zeros((), dtype))
     assert outcomes >= ({True, False, "incomplete"} if capacity in (7, 40) else {True, False})
+
+
+def test_pages_are_given_back_and_nothing_beside_them():
+    page = mmap.PAGESIZE
+    for begin, end in ((0, 0), (5, 6), (0, 20 * page), (page - 1, 3 * page + 1), (7 * page + 9, 9 * page - 9)):
+        array = np.full(20 * page, 7, np.uint8)
+        given = kernels.release(array, begin, end)
+        assert given == reference.release(array, begin, end)
+        assert begin <= given <= end
+        assert (array[:begin] == 7).all()
+        assert (array[given:] == 7).all()
+        assert end - given < page or given == begin
+    for begin, end in ((-1, 5), (6, 5), (0, 20 * page + 1)):
+        with pytest.raises(ValueError, match="of the array"):
+            kernels.release(array, begin, end)
+    rows = Rows(FLAT, 10, 1)
+    for oldest in (-1, 1):
+        with pytest.raises(ValueError, match="never given out"):
+            kernels.drop(rows._store, oldest)
 
 
 def test_append_takes_scalars_as_it_takes_arrays():
@@ -426,9 +457,12 @@ def test_orders(capacity):
         reference.order_ranks(twin, oldest, added, some, expected)
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(found, ranks[:200])
-        if turn == 40:
-            order.clear()
-            oldest = added
+        if turn % 5 == 3:
+            n = added - oldest if turn % 10 == 3 else int(rng.integers(0, added - oldest + 1))
+            kernels.order_drop(order._arrays, oldest, added, n)
+            reference.order_drop(twin, oldest, added, n)
+            oldest += n
+            order.check_valid()
 
 
 @pytest.mark.parametrize("pattern", ["ascending", "descending", "from the middle", "every other"])
@@ -484,6 +518,8 @@ def test_an_order_refuses_what_it_does_not_hold():
         order.update(ids, np.array([np.nan]), 0, 3)
     with pytest.raises(ValueError, match="one new one a slot"):
         order.add(0, 3, np.ones(6))
+    with pytest.raises(ValueError, match="no more than those"):
+        order.drop(0, 3, 4)
     order.check_valid()
 
 
@@ -506,7 +542,15 @@ def test_decks(capacity):
         kernels.deck_deal(deck, kept, uniforms, found)
         reference.deck_deal(twin, kept, uniforms, expected)
         np.testing.assert_array_equal(found, expected)
+        oldest = added - int(deck[2][1])
+        n = int(rng.integers(0, added - oldest + 1)) if turn % 3 else 0
+        kernels.deck_drop(deck, oldest, n)
+        reference.deck_drop(twin, oldest, n)
         for array, array_twin in zip(deck, twin, strict=True):
             np.testing.assert_array_equal(array, array_twin)
+        live = np.arange(oldest + n, added) % capacity
+        np.testing.assert_array_equal(np.sort(deck[0][: deck[2][1]]), np.sort(live))
+    with pytest.raises(ValueError, match="can leave"):
+        kernels.deck_drop(deck, 0, capacity + 1)
     with pytest.raises(ValueError, match="waiting"):
         kernels.deck_deal(deck, 0, np.zeros(capacity + 1), np.zeros(capacity + 1, np.int64))

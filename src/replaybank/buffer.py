@@ -380,7 +380,7 @@ class ReplayBuffer:
         rows = self._rows
         if rows is not None and rows.oldest > 0:
             sampler.added(0, rows.oldest)
-            sampler.cleared()
+            sampler.dropped(rows.oldest)
         if rows is not None and not rows.empty:
             sampler.added(rows.oldest, len(rows))
 
@@ -434,7 +434,7 @@ class ReplayBuffer:
             if self._rows is not None:
                 self._cleared += len(self._rows)
                 self._rows.clear()
-                self._sampler.cleared()
+                self._sampler.dropped(self._rows.added)
 
     # ---- on disk ----
 

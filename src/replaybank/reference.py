@@ -5,6 +5,7 @@ Slow on purpose; the tests hold `kernels` against these. Nothing else uses them.
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,24 @@ def append(
         newest[owner] = id_
         cursor[0] = id_ + 1
     return first
+
+
+def drop(store: Store, oldest: int) -> None:
+    """What each row that leaves holds in the pools goes back to them, and `start` moves on."""
+    rows, _, _, free, free_older, _, _, cursor, geometry = store
+    for id_ in range(_oldest(store), oldest):
+        row = rows[id_ % int(geometry[0])]
+        _give_back(free, cursor[2:], row[LINKS[2]])
+        for link in STACK_LINKS if geometry[9] > 1 else ():
+            _give_back(free_older, cursor[4:], row[link])
+    cursor[1] = max(int(cursor[1]), oldest)
+
+
+def release(array: NDArray[Any], begin: int, end: int) -> int:
+    """The whole pages in a range of an array's bytes; where the last one ends. What was in them may be anything."""
+    page, at = mmap.PAGESIZE, array.ctypes.data
+    first, last = -(-(at + begin) // page) * page, (at + end) // page * page
+    return last - at if first < last else begin
 
 
 def block(dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -407,6 +426,10 @@ def order_add(order: Order, oldest: int, added: int, values: NDArray[np.float64]
     by_slot[np.arange(added, added + len(values)) % len(by_slot)] = values
 
 
+def order_drop(order: Order, oldest: int, added: int, n: int) -> None:
+    """Nothing is kept of who is there: `oldest` and `added` tell the twins that."""
+
+
 def order_update(order: Order, oldest: int, added: int, ids: NDArray[np.int64], values: NDArray[np.float64]) -> int:
     """Sets the priorities of live ids, the last one of a repeated id winning."""
     live = (ids >= oldest) & (ids < added)
@@ -452,6 +475,19 @@ def deck_deal(deck: Deck, kept: int, uniforms: NDArray[np.float64], slots: NDArr
         _swap(deck, kept + int(uniform * (last + 1 - kept)), last)
         slots[i] = cards[last]
         counts[0] = last
+
+
+def deck_drop(deck: Deck, first_id: int, n: int) -> None:
+    """Each slot becomes the last of those it is among, waiting or dealt; then the last of all, which is taken off."""
+    cards, places, counts = deck
+    for id_ in range(first_id, first_id + n):
+        place = int(places[id_ % len(cards)])
+        if place < counts[0]:
+            counts[0] -= 1
+            _swap(deck, place, int(counts[0]))
+            place = int(counts[0])
+        counts[1] -= 1
+        _swap(deck, place, int(counts[1]))
 
 
 def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[np.int64]) -> None:

@@ -76,6 +76,7 @@ class Rows:
         self._free_older = np.empty(0, np.uint32)
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
         self.guards: tuple[Callable[[int], None], ...] = ()
+        self._held = 0  # the memory of older rows is the system's again
         self._gather_store()
 
     def _gather_store(self) -> None:
@@ -130,8 +131,8 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: rows and tails that were ever used, and the links' bookkeeping."""
-        rows: int = min(self.added, self.capacity) * self.dtype.itemsize
+        """Bytes held: rows and tails that were ever used and not given back, and the links' bookkeeping."""
+        rows: int = min(self.added - self._held, self.capacity) * self.dtype.itemsize
         frame: int = self.dtype["obs"].itemsize
         tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
         older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
@@ -202,8 +203,8 @@ class Rows:
 
     def stacks_complete(self, ids: NDArray[np.int64], stack: Stacking) -> NDArray[np.bool_] | None:
         """Which ids (live, [n]) have all frames of their stacks here: bool [n]; None where all do."""
-        if self._cursor.item(0) - self._cursor.item(1) <= self.capacity:
-            return None  # nothing has ever left but by `clear`, which cuts segments
+        if self.oldest == 0:
+            return None  # nothing has ever left
         complete = np.empty(len(ids), bool)
         kernels.stacks_complete(self._store, ids, stack.frames, complete)
         return complete
@@ -276,10 +277,37 @@ class Rows:
         starts = np.flatnonzero(np.diff(root[order])) + 1
         return [part for part in np.split(ids[order], starts) if len(part)]
 
+    def drop(self, oldest: int) -> None:
+        """The rows before `oldest` (0 … added) leave, as if newer ones had taken their places; ids go on.
+
+        Whole pages of memory that held them go back to the system. Those of tails do once all rows have left: until
+        then newer rows use them.
+        """
+        self._warn(oldest)
+        kernels.drop(self._store, oldest)
+        self._give_back_rows()
+        if self.empty:
+            used = int(self._cursor[2])
+            for pool in (self.tails, self._free, self._onward):
+                kernels.release(pool, 0, used * pool.itemsize)
+            self.older, self._free_older = self.older[:0].copy(), self._free_older[:0].copy()
+            self._cursor[2:] = 0
+            self._gather_store()
+
+    def _give_back_rows(self) -> None:
+        """Gives the memory of the rows that have left back, up to a page."""
+        size, oldest = self.dtype.itemsize, self.oldest
+        first = max(self._held, self.added - self.capacity)
+        while first < oldest:
+            slot = first % self.capacity
+            end = min(slot + oldest - first, self.capacity)
+            given = kernels.release(self.data, slot * size, end * size) // size - slot
+            self._held = first + (end - slot if given and end == self.capacity else max(given, 0))
+            first += end - slot
+
     def clear(self) -> None:
         """Forgets all transitions and closes all streams; ids go on."""
-        self._warn(self.added)
-        self._cursor[1:] = (self.added, 0, 0, 0, 0)
+        self.drop(self.added)
         self._newest[:] = -1
 
     def _warn(self, leaving: int) -> None:
@@ -392,6 +420,7 @@ class Rows:
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
+        self._held = self.added - max(len(self), len(state["data"]))
         self._gather_store()
 
     def check_valid(self) -> None:

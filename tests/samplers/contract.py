@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import tracemalloc
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class SamplerContract:
 
     def test_after_clear_only_what_came_since_is_drawn(self) -> None:
         sampler = self.attached()
-        sampler.cleared()
+        sampler.dropped(self.added_so_far)
         sampler.check_valid()
         first = self.added_so_far
         for n in (1, 2, 50):
@@ -169,6 +170,43 @@ class SamplerContract:
                 ids, _ = sampler.draw(1, np.random.default_rng(seed))
                 assert low <= ids[0] < first
             sampler.check_valid()
+
+    def test_what_is_dropped_is_gone_and_the_rest_is_as_it_was(self) -> None:
+        """Drops of a few, of none, of all and of more than it was told of; a sampler made from its state agrees."""
+        sampler, twin = self.make(), self.make()
+        for one in (sampler, twin):
+            one.attach(CAPACITY)
+        rng = np.random.default_rng(6)
+        live: deque[int] = deque(maxlen=CAPACITY)
+        added = 0
+        for turn in range(120):
+            n = int(rng.integers(1, 2 * CAPACITY if turn % 10 == 0 else 9))
+            sampler.added(added, n)
+            live.extend(range(added, added + n))
+            added += n
+            sampler.update(np.array(live), sampler.priorities(rng.normal(size=len(live))))
+            missed = 4 if turn % 20 == 19 else 0
+            added += missed
+            oldest = added if turn % 20 in (7, 19) else int(rng.integers(live[0] - 2, added - len(live) // 2))
+            sampler.dropped(oldest)
+            while live and live[0] < oldest:
+                live.popleft()
+            sampler.check_valid()
+            if not live:
+                continue
+            every = np.array(live)
+            probabilities = sampler.probability_of(every)
+            assert abs(probabilities.sum() - 1) < 1e-12
+            twin.restore(sampler.state())
+            assert probabilities.tobytes() == twin.probability_of(every).tobytes()
+            for n in (1, len(live) // 2 + 1):
+                seed = int(rng.integers(2**31))
+                drawn, shares = sampler.draw(n, np.random.default_rng(seed))
+                assert set(drawn.tolist()) <= set(live)
+                for one, other in zip((drawn, shares), twin.draw(n, np.random.default_rng(seed)), strict=True):
+                    assert one.tobytes() == other.tobytes()
+                sampler.weights(shares)
+                twin.weights(shares)
 
     def test_the_same_generator_gives_the_same_draws(self) -> None:
         one, other = self.attached(), self.attached()

@@ -175,9 +175,10 @@ def test_a_life_of_adds_and_updates_keeps_ranks_exact(capacity: int) -> None:
         order = sorted(model, key=lambda id_: (-model[id_], -id_))
         masses = np.arange(1.0, len(order) + 1) ** -0.9
         np.testing.assert_allclose(sampler.probability_of(np.array(order)), masses / math.fsum(masses), rtol=1e-13)
-        if turn == 40:
-            sampler.cleared()
-            model = {}
+        if turn % 7 == 5:
+            oldest = added if turn == 40 else int(rng.integers(min(model) - 3, added + 1))
+            sampler.dropped(oldest)
+            model = {id_: priority for id_, priority in model.items() if id_ >= oldest}
 
 
 # ---- probabilities, weights, settings --------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def test_it_never_reaches_beyond_what_there_is() -> None:
     assert sampler.reach == 10
     sampler.added(10, 30)
     assert sampler.reach == 40
-    sampler.cleared()
+    sampler.dropped(40)
     sampler.added(40, 2)
     assert sampler.reach == 2
     assert set(sampler.draw(100, np.random.default_rng(0))[0].tolist()) == {40, 41}

@@ -56,9 +56,12 @@ def test_a_life_agrees_with_a_model_in_plain_python(capacity: int) -> None:
         waiting = (waiting | set(range(added, added + n))) & set(live)
         added += n
         sampler.check_valid()
-        if turn % 97 == 96:
-            sampler.cleared()
-            live, waiting = [], set()
+        if turn % 9 == 8:
+            oldest = added if turn % 97 == 96 else int(rng.integers(max(0, added - 2 * capacity), added + 1))
+            sampler.dropped(oldest)
+            live = [id_ for id_ in live if id_ >= oldest]
+            waiting = waiting & set(live)
+            sampler.check_valid()
         if not live:
             continue
         size = int(rng.integers(1, len(live) + 1))
@@ -120,7 +123,7 @@ def test_the_test_of_order_sees_random_numbers_that_lean() -> None:
     counts = np.zeros(120, int)
     for _ in range(EPOCHS):
         # Each epoch from the same deck: else the lean of one order is spread over all by the next.
-        sampler.cleared()
+        sampler.dropped(sampler.window.added)
         sampler.added(sampler.window.added, 5)
         ids = np.concatenate([sampler.draw(n, rng)[0] for n in (2, 1, 2)])
         counts[orders[tuple((ids - sampler.window.oldest + 7).tolist())]] += 1

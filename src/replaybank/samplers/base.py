@@ -21,7 +21,7 @@ class Window:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.added = 0  # the id that comes next
-        self.start = 0  # older ids were cleared away
+        self.start = 0  # older ids were dropped
         self.oldest = 0  # the oldest live id; equal to `added` where there is none
 
     def __len__(self) -> int:
@@ -32,9 +32,10 @@ class Window:
         self.added = added
         self.oldest = max(self.start, added - self.capacity)
 
-    def clear(self) -> None:
-        """All ids have left."""
-        self.start = self.oldest = self.added
+    def drop(self, oldest: int) -> None:
+        """All ids below `oldest` have left, though newer ones did not push them out."""
+        self.start = max(self.start, oldest)
+        self.extend_to(max(self.added, oldest))
 
     def ids(self) -> Ids:
         """All live ids, oldest first."""
@@ -88,8 +89,11 @@ class Sampler(Protocol):
         """
         ...
 
-    def cleared(self) -> None:
-        """Everything left; ids go on."""
+    def dropped(self, oldest: int) -> None:
+        """All ids below `oldest` have left, though newer ones did not push them out; with `oldest` the next id, all.
+
+        Ids go on. Those below `oldest` that it was not told of have left, too.
+        """
         ...
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:

@@ -64,9 +64,9 @@ class Combined:
         self._sampler.added(first_id, n)
         self._due = True
 
-    def cleared(self) -> None:
-        self.window.clear()
-        self._sampler.cleared()
+    def dropped(self, oldest: int) -> None:
+        self.window.drop(oldest)
+        self._sampler.dropped(oldest)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         sure = self._sure(n)

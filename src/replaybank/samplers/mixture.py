@@ -78,10 +78,10 @@ class Mixture:
         for sampler in self._samplers:
             sampler.added(first_id, n)
 
-    def cleared(self) -> None:
-        self.window.clear()
+    def dropped(self, oldest: int) -> None:
+        self.window.drop(oldest)
         for sampler in self._samplers:
-            sampler.cleared()
+            sampler.dropped(oldest)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         counts = np.diff(np.floor(self._ends * n + rng.random()).astype(np.int64), prepend=0)

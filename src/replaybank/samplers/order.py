@@ -76,6 +76,10 @@ class Order:
         """The ids from `added` on come in (float64 [n], n <= capacity); those that sat in their slots leave."""
         kernels.order_add(self._arrays, oldest, added, priorities)
 
+    def drop(self, oldest: int, added: int, n: int) -> None:
+        """The `n` oldest ids leave."""
+        kernels.order_drop(self._arrays, oldest, added, n)
+
     def update(self, ids: NDArray[np.int64], priorities: NDArray[np.float64], oldest: int, added: int) -> int:
         """Sets the priorities of the ids in [oldest, added), the last of a repeated id; gives how many were set."""
         return kernels.order_update(self._arrays, oldest, added, ids, priorities)
@@ -91,10 +95,6 @@ class Order:
         ranks = np.empty(len(ids), np.int64)
         kernels.order_ranks(self._arrays, oldest, added, ids, ranks)
         return ranks
-
-    def clear(self) -> None:
-        """All ids leave."""
-        self._state[:] = EMPTY
 
     def check_valid(self) -> None:
         """Raises AssertionError where nodes, counts and order contradict each other. Looks at every node."""

@@ -132,10 +132,12 @@ class Prioritized:
         if self._smallest is not None:
             self._smallest.fill(end - n, n, self._newcomer[1])
 
-    def cleared(self) -> None:
-        self.window.clear()
+    def dropped(self, oldest: int) -> None:
+        window = self.window
+        first, n = window.oldest, min(max(oldest - window.oldest, 0), len(window))
+        window.drop(oldest)
         for tree in self._trees():
-            tree.nodes[:] = 0.0
+            tree.fill(first, n, 0.0)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         if not self._masses.root > 0.0:

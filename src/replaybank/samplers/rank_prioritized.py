@@ -81,23 +81,22 @@ class RankPrioritized:
 
     def added(self, first_id: int, n: int) -> None:
         window = self.window
-        size, end = len(window), first_id + n
-        n = end - window.added  # with those that it was not told of
+        end = first_id + n  # with those that it was not told of
         priority = self._order.largest(window.oldest, window.added) or 1.0
-        if n > window.capacity:  # all leave, and some never come in
-            self._order.clear()
-            window.extend_to(end - window.capacity)
-            window.clear()
-        priorities = np.full(end - window.added, priority)
+        if end - window.added > window.capacity:  # all leave, and some never come in
+            self.dropped(end - window.capacity)
+        size, priorities = len(window), np.full(end - window.added, priority)
         self._order.add(window.oldest, window.added, priorities)
         window.extend_to(end)
         if len(window) > size:
             self._weigh(size, len(window))
 
-    def cleared(self) -> None:
-        self.window.clear()
-        self._order.clear()
-        self._masses.nodes[:] = 0.0
+    def dropped(self, oldest: int) -> None:
+        window = self.window
+        n = min(max(oldest - window.oldest, 0), len(window))
+        self._order.drop(window.oldest, window.added, n)
+        self._masses.fill(len(window) - n, n, 0.0)
+        window.drop(oldest)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         window = self.window
@@ -139,20 +138,18 @@ class RankPrioritized:
         return {**window.state(), "samples": self._samples, "priorities": held}
 
     def restore(self, state: dict[str, Any]) -> None:
-        before, window, samples = len(self.window), self.window.restored(state), count(state, "samples")
+        window, samples = self.window.restored(state), count(state, "samples")
         held = priorities(state, window.used)
+        self.dropped(self.window.added)
         self._window, self._samples = window, samples
         by_slot = self._order.by_slot
         by_slot[: window.used] = held
-        self._order.clear()
         first = window.oldest
         for run in window.slots():
             for begin in range(run.start, run.stop, BLOCK):
                 block = by_slot[begin : min(begin + BLOCK, run.stop)]
                 self._order.add(window.oldest, first, block)
                 first += len(block)
-        self._masses.leaves[len(window) : before] = 0.0
-        self._masses.build()
         self._weigh(0, len(window))
 
     @property

@@ -91,8 +91,8 @@ class Recent:
     def added(self, first_id: int, n: int) -> None:
         self.window.extend_to(first_id + n)
 
-    def cleared(self) -> None:
-        self.window.clear()
+    def dropped(self, oldest: int) -> None:
+        self.window.drop(oldest)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         reach = self.reach

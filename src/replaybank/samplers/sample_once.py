@@ -58,9 +58,10 @@ class SampleOnce:
         window.extend_to(end)
         kernels.deck_add(self._deck, end - n, n)
 
-    def cleared(self) -> None:
-        self.window.clear()
-        self._counts[:] = 0
+    def dropped(self, oldest: int) -> None:
+        window = self.window
+        kernels.deck_drop(self._deck, window.oldest, min(max(oldest - window.oldest, 0), len(window)))
+        window.drop(oldest)
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         window = self.window
