@@ -240,7 +240,8 @@ def run(sizes: dict[str, int], repeats: int, folder: Path) -> dict[str, Any]:
     left_out = LeftOut()
     rows: list[dict[str, Any]] = []
     for work, count in sizes.items():
-        measuring = Measuring(work, count, repeats, folder / work, left_out)
+        turns = repeats if work == "transitions" else max(repeats // 2, 1)
+        measuring = Measuring(work, count, turns, folder / work, left_out)
         measuring.folder.mkdir()
         (measuring.together if work == "transitions" else measuring.one_by_one)()
         shutil.rmtree(measuring.folder)
@@ -290,7 +291,7 @@ def _seconds(seconds: float) -> str:
 def _notes(settings: contest.Document) -> str:
     return f"""## How
 
-Medians of {settings["repeats"]} turns. Each saves to a fresh path, loads that, compares, and deletes; the transitions'
+Medians of {settings["repeats"]} turns, half as many for frames. Each saves to a fresh path, loads that, compares, and deletes; the transitions'
 contenders take turns, of the frames' only replaybank and the floors do (all buffers of frames do not fit into memory at
 once). Loads read files that the system still has in memory. replaybank and the floors wait for the disk (fsync); no
 peer does. Extra memory: the most resident bytes while it saves beyond those before, and while it loads beyond those

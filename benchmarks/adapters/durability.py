@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.cpprb import Cpprb
-from adapters.frames import CpprbCompressed, ReplaybankStack, Sb3Optimized, TianshouFrames, TorchRLCatFrames
+from adapters.frames import (
+    CpprbCompressed,
+    ReplaybankStack,
+    Sb3Optimized,
+    TianshouFrames,
+    TorchRLCatFrames,
+    TorchRLStacks,
+)
 from adapters.replaybank import Replaybank
 from adapters.sb3 import StableBaselines3
 from adapters.textbook import Textbook
@@ -157,6 +164,11 @@ class TorchRLUniform(TorchRL):
     prioritizes = False
 
 
+class TorchRLStacksTenth(TorchRLStacks):
+    name = "TorchRL, whole stacks, a tenth"
+    prioritizes = False
+
+
 class TextbookTenth(Textbook):
     name = "textbook deque, a tenth"
 
@@ -262,5 +274,6 @@ WAYS: dict[str, tuple[Way, ...]] = {
         ),
         replace(TIANSHOU, kind=TianshouFrames, note="each frame once"),
         replace(TORCHRL, kind=TorchRLCatFrames, priorities=False, note="each frame twice; uniform"),
+        replace(TORCHRL, kind=TorchRLStacksTenth, priorities=False, part=10, note="both stacks of a tenth; uniform"),
     ),
 }
