@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,10 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        assert self._process.stdout is not None
+        with suppress(OSError):  # what a process that died has not read
+            self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait()
 
 
@@ -291,11 +294,12 @@ def _seconds(seconds: float) -> str:
 def _notes(settings: contest.Document) -> str:
     return f"""## How
 
-Medians of {settings["repeats"]} turns, half as many for frames. Each saves to a fresh path, loads that, compares, and deletes; the transitions'
-contenders take turns, of the frames' only replaybank and the floors do (all buffers of frames do not fit into memory at
-once). Loads read files that the system still has in memory. replaybank and the floors wait for the disk (fsync); no
-peer does. Extra memory: the most resident bytes while it saves beyond those before, and while it loads beyond those
-after; the largest of all turns. The floors write the bytes of replaybank's checkpoint, in pieces of 4 MiB.
+Medians of {settings["repeats"]} turns, half as many for frames. Each saves to a fresh path, loads that, compares, and
+deletes. The transitions' contenders take turns; of the frames' only replaybank and the floors do, since all buffers of
+frames do not fit into memory at once. Loads read files that the system still has in memory. replaybank and the floors
+wait for the disk (fsync); no peer does. Extra memory: the most resident bytes while it saves beyond those before, and
+while it loads beyond those after; the largest of all turns. The floors write the bytes of replaybank's checkpoint, in
+pieces of 4 MiB.
 
 `again`: a save to a fresh path, then 1% more transitions, then a save to the same path. In the background: a loop of
 `add` and `sample(256)` for as long as the save takes, and for as long without it; the longest call of each loop."""
