@@ -164,6 +164,12 @@ class TorchRLUniform(TorchRL):
     prioritizes = False
 
 
+class CpprbCompressedTenth(CpprbCompressed):
+    """What it saves are whole stacks, zipped: minutes for 100,000."""
+
+    name = "cpprb, stack_compress, a tenth"
+
+
 class TorchRLStacksTenth(TorchRLStacks):
     name = "TorchRL, whole stacks, a tenth"
     prioritizes = False
@@ -268,12 +274,13 @@ WAYS: dict[str, tuple[Way, ...]] = {
         replace(SB3, kind=Sb3Optimized, note="each stack once; uniform"),
         replace(
             CPPRB,
-            kind=CpprbCompressed,
+            kind=CpprbCompressedTenth,
+            part=10,
             save=lambda buffer, path: buffer.save_transitions(f"{path}.npz", safe=False),
-            note="each frame once; its priorities are gone",
+            note="a tenth; its priorities are gone",
         ),
         replace(TIANSHOU, kind=TianshouFrames, note="each frame once"),
-        replace(TORCHRL, kind=TorchRLCatFrames, priorities=False, note="each frame twice; uniform"),
+        replace(TORCHRL, kind=TorchRLCatFrames, priorities=False, part=10, note="each frame twice; uniform"),
         replace(TORCHRL, kind=TorchRLStacksTenth, priorities=False, part=10, note="both stacks of a tenth; uniform"),
     ),
 }
