@@ -194,8 +194,8 @@ def test_after_a_time_of_jumps_a_shared_stream_gets_more_room_again() -> None:
             assert buffer.nbytes <= buffer.max_bytes
         sizes.append(len(buffer))
         buffer.check_valid()
-    assert sizes[0] < sizes[1]
-    assert sizes[2] < sizes[3]
+    assert sizes[1] > 1.5 * sizes[0]
+    assert sizes[3] > 1.5 * sizes[2]
     buffer.clear()
     assert buffer.nbytes < PAGES
     buffer.add(**walk.step())

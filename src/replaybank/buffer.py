@@ -502,11 +502,11 @@ class ReplayBuffer:
         and of transitions that continue nothing.
 
         Of the oldest transition: `age_added`, how many came in after it; `age_samples`, how many calls of `sample`
-        there were since (gradient steps, where each makes one: Fedus et al. 2020 call that its age); `age_seconds`. The
-        last two are never too small, and too large by at most a 256th of a full buffer, and what came before a first
-        `sample`. `effective_size`: 1 / sum of P(i)^2, from 1 to size (Kish 1965). `never_sampled`: the share, from 0 to
-        1, of what is in the buffer that no `sample` has drawn. `calls`: of `sample`, ever. The first costs one pass
-        over the priorities; nothing else depends on the size.
+        there were since (gradient steps, where each makes one: Fedus et al. 2020 call that its age); `age_seconds`, by
+        the system's clock. The last two are never too small, and too large by at most a 256th of a full buffer, and
+        what came before a first `sample`. `effective_size`: 1 / sum of P(i)^2, from 1 to size (Kish 1965).
+        `never_sampled`: the share, from 0 to 1, of what is in the buffer that no `sample` has drawn. `calls`: of
+        `sample`, ever. `effective_size` may cost a pass over the priorities; nothing else depends on the size.
         """
         with self._lock:
             rows = self._rows
