@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -181,6 +181,19 @@ class ReplayBuffer:
             assert first >= 0, "converted arrays are what the kernel takes"
         self._sampler.added(first, n)
         return first
+
+    def _ingest(self, take: Callable[[Rows], object]) -> int:
+        """Has `take` append to the rows, as one step; gives how many transitions came. For `replaybank.shared`."""
+        with self._lock:
+            rows = self._rows
+            assert rows is not None, "the learner has asked for a schema"
+            first = rows.added
+            try:
+                take(rows)
+            finally:
+                if rows.added > first:
+                    self._sampler.added(first, rows.added - first)
+            return rows.added - first
 
     def _allocate(self, schema: Schema) -> Rows:
         self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema))
