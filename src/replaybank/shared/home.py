@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -14,6 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from replaybank.shared import locks
 
@@ -129,7 +134,7 @@ def remove(directory: Path) -> None:
 
 def describe(directory: Path, about: dict[str, Any]) -> None:
     """Says what writers need to know; from now on they may join."""
-    (directory / JOINING).touch(0o600)
+    (directory / JOINING).write_bytes(bytes(8))
     unfinished = directory / (ABOUT + UNFINISHED)
     unfinished.write_text(json.dumps({"format": FORMAT, **about}), encoding="utf-8")
     unfinished.replace(directory / ABOUT)
@@ -172,14 +177,20 @@ def joining(directory: Path, timeout: float | None) -> Iterator[int]:
             locks.release(fd)
 
 
+def counter(directory: Path) -> NDArray[np.int64]:
+    """How many writers have ever joined, shape (): a window on shared memory."""
+    with (directory / JOINING).open("rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ), np.int64).reshape(())
+
+
 def joined(fd: int) -> int:
     """How many writers have ever joined."""
-    return int.from_bytes(os.pread(fd, 8, 0), "little")
+    return int.from_bytes(os.pread(fd, 8, 0), sys.byteorder)
 
 
 def count_joined(fd: int, number: int) -> None:
     """Says that as many have joined."""
-    os.pwrite(fd, number.to_bytes(8, "little"), 0)
+    os.pwrite(fd, number.to_bytes(8, sys.byteorder), 0)
 
 
 def rings(directory: Path) -> dict[int, Path]:

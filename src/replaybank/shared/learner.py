@@ -26,7 +26,7 @@ State = Literal["open", "closed", "died", "damaged", "abandoned"]
 LEAST_RING = 2**22  # bytes, where nothing else is asked for
 TRANSITIONS_A_RING = 256  # room for so many at least
 LARGEST_RING = 2**40
-LOOK_EVERY = 0.01  # seconds between two looks at who has died
+LOOK_EVERY = 0.01  # seconds between two looks at who has died (a few microseconds a writer)
 REMEMBERED = 100  # writers that have left
 
 
@@ -54,6 +54,9 @@ class Drained(NamedTuple):
     transitions: int
     dropped: int
     left: tuple[WriterReport, ...]
+
+
+NOTHING = Drained(0, 0, ())
 
 
 class Learner:
@@ -113,8 +116,8 @@ class Learner:
             "pid": os.getpid(),
         }
         home.describe(self._directory, about)
-        self._joins = os.open(self._directory / home.JOINING, os.O_RDONLY | os.O_CLOEXEC)
-        self._leave = weakref.finalize(self, _leave, self._directory, fd, self._joins, self._rings, os.getpid())
+        self._counter = home.counter(self._directory)
+        self._leave = weakref.finalize(self, _leave, self._directory, fd, self._rings, os.getpid())
         _learners.add(self)
 
     @property
@@ -134,7 +137,10 @@ class Learner:
         most = None if most is None else whole_number("drain: most", most, MAX_CAPACITY)
         with self._lock:
             self._require_open()
-            self._look()
+            if self._counter.item() != self._joined or time.monotonic() >= self._next_look:
+                self._look()
+            elif all(ring.quiet for ring in self._rings.values()):
+                return NOTHING
             return self._drain(most)
 
     def writers(self) -> list[WriterReport]:
@@ -164,7 +170,6 @@ class Learner:
                 return
             with suppress(OSError), home.joining(self._directory, timeout=1.0):
                 (self._directory / home.ABOUT).unlink(missing_ok=True)  # nobody joins any more
-            self._next_look = 0.0
             self._look()
             for ring in self._rings.values():
                 ring.abandon()
@@ -191,12 +196,8 @@ class Learner:
             raise ValueError("the learner is closed, or belongs to the process that this one was forked from")
 
     def _look(self) -> None:
-        """Finds writers that have joined, and, every now and then, those that have died."""
-        joined = home.joined(self._joins)
-        now = time.monotonic()
-        if joined == self._joined and now < self._next_look:
-            return
-        self._joined, self._next_look = joined, now + LOOK_EVERY
+        """Finds writers that have joined, and those that have died."""
+        self._joined, self._next_look = self._counter.item(), time.monotonic() + LOOK_EVERY
         self._dead = {number for number, ring in self._rings.items() if not ring.alive}
         taken = {stream for ring in self._rings.values() for stream in ring.streams.tolist()}
         for number, path in sorted(home.rings(self._directory).items()):
@@ -225,7 +226,7 @@ class Learner:
         return Drained(counts["transitions"] - before[0], counts["dropped"] - before[1], tuple(left))
 
     def _take(self, rows: Rows, most: int | None) -> list[WriterReport]:
-        """Takes what is there, or up to `most`: in equal shares, and what then is left of it from those who have more."""
+        """Takes what is there, or up to `most`: equal shares, and what then is left of it from those who have more."""
         self._turn += 1
         turn = self._turn % len(self._rings)
         numbers = [*self._rings]
@@ -292,7 +293,7 @@ def _report(number: int, ring: Ring, state: State) -> WriterReport:
     return WriterReport(number, ring.pid, tuple(ring.streams.tolist()), state, taken, dropped, waiting)
 
 
-def _leave(directory: Path, fd: int, joins: int, rings: dict[int, Ring], pid: int) -> None:
+def _leave(directory: Path, fd: int, rings: dict[int, Ring], pid: int) -> None:
     """Removes the shared memory, unless this is a fork of the process whose it is."""
     if os.getpid() != pid:
         return
@@ -301,7 +302,6 @@ def _leave(directory: Path, fd: int, joins: int, rings: dict[int, Ring], pid: in
         ring.close(clean=False)
     rings.clear()
     home.remove(directory)
-    os.close(joins)
     locks.release(fd)
 
 

@@ -45,12 +45,14 @@ def message_nbytes(items: list[int], n: int, owners: bool) -> int:
 class Ring:
     """The file in memory. `streams`: which of the buffer's streams are the writer's."""
 
-    def __init__(self, fd: int, path: Path, streams: list[int]) -> None:
+    def __init__(self, fd: int, path: Path, streams: list[int], touch: bool = False) -> None:
         self.fd = fd
         self.path = path
         self.streams: NDArray[np.int64] = np.array(streams, np.int64)
         # The file is as long as it was when it was made, and full of zeros: touching it cannot fail for want of memory.
-        file: NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, 0), np.uint8)
+        # `touch`: all of it at once, so that no `add` waits for pages.
+        flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if touch else 0)
+        file: NDArray[np.uint8] = np.frombuffer(mmap.mmap(fd, 0, flags=flags), np.uint8)
         self.words: NDArray[np.int64] = file[:CONTROL].view(np.int64)
         self.memory: NDArray[np.int64] = np.zeros(4, np.int64)
         self.channel: Channel = (file, _begin(len(streams)), self.memory)
@@ -69,7 +71,7 @@ class Ring:
                 file.write(head.tobytes())
                 file.write(bytes(ring_bytes))
             locks.take(fd)
-            return cls(fd, path, streams)
+            return cls(fd, path, streams, touch=True)
         except BaseException:
             locks.release(fd)
             path.unlink(missing_ok=True)
@@ -105,6 +107,12 @@ class Ring:
     def empty(self) -> bool:
         """Whether everything was read or dropped."""
         return self.words.item(W_TAIL) == self.words.item(W_HEAD)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to read and nobody has left."""
+        item = self.words.item
+        return item(W_TAIL) == item(W_HEAD) and item(W_CLOSED) == 0
 
     @property
     def published(self) -> int:
