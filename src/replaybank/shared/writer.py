@@ -143,7 +143,7 @@ class Writer:
     ) -> None:
         """Publishes what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted."""
         leaves = self._schema.values(given)
-        n = max(lead, 1) if owners is None else len(owners)
+        n = abs(lead) if owners is None else len(owners)  # a lead of -1 is one transition
         if n and self._send(tuple(leaves), lead, owners, stream, masked):
             return
         if masked:
@@ -174,7 +174,7 @@ class Writer:
             return True
         if status == NOT_PLAIN:
             return False
-        self._publish(lambda: kernels.channel_push(*given), max(lead, 1) if owners is None else len(owners))
+        self._publish(lambda: kernels.channel_push(*given), abs(lead) if owners is None else len(owners))
         return True
 
     def _publish(self, push: Callable[[], int], n: int) -> None:
