@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "append.hpp"
@@ -50,11 +51,12 @@ static_assert(sizeof(Control) <= 1024);
 enum class Kind : int32_t { TRANSITIONS = 1, END = 2, SKIP = 3 };
 
 struct Message {
-    int64_t nbytes;  // with this header, up to the next message
-    int64_t first;   // transitions that the writer published before
-    int64_t n;       // transitions, or streams to end
+    int64_t nbytes;   // with this header, up to the next message
+    int64_t first;    // transitions that the writer published before
+    uint32_t number;  // messages (but SKIP) that it published before, modulo 2^32
+    int32_t n;        // transitions, or streams to end
     Kind kind;
-    int32_t stream;  // of all of them; -1: one each follows, int64 [n]
+    int32_t stream;   // of all of them; -1: one each follows, int64 [n]
 };
 static_assert(sizeof(Message) == 32);
 
@@ -62,7 +64,7 @@ inline int64_t padded(int64_t nbytes, int64_t to = 16) { return (nbytes + to - 1
 
 // What one side remembers, an int64 array that Python owns.
 struct Memory {
-    int64_t& position;      // writer: below is free; reader: where the next message should be
+    int64_t& position;      // writer: below is free; reader: the number that comes next, modulo 2^32
     int64_t& transitions;   // published or read
     int64_t& messages;
     int64_t& dropped;       // transitions
@@ -122,13 +124,14 @@ Pushed push(const Channel& c, Memory memory, Message message, int64_t nbytes, bo
     Control& control = *c.control;
     if (control.abandoned.load(std::memory_order_relaxed)) return Pushed::ABANDONED;
     message.nbytes = padded(nbytes, LINE);
+    message.number = static_cast<uint32_t>(memory.messages);
     if (message.nbytes > c.capacity / 2) return Pushed::TOO_LARGE;
     uint64_t head = control.head.load(std::memory_order_relaxed);
     const int64_t rest = c.capacity - static_cast<int64_t>(head % static_cast<uint64_t>(c.capacity));
     const int64_t skip = message.nbytes > rest ? rest : 0;  // a message lies in one piece
     if (!make_room(c, head, skip + message.nbytes, drop, memory)) return Pushed::FULL;
     if (skip) {
-        const Message gap{skip, memory.transitions, 0, Kind::SKIP, -1};
+        const Message gap{skip, memory.transitions, message.number, 0, Kind::SKIP, -1};
         std::memcpy(c.at(head), &gap, sizeof gap);
         head += static_cast<uint64_t>(skip);
     }
@@ -155,7 +158,8 @@ inline int64_t message_nbytes(const Columns& columns, int64_t n, bool owners) {
 // belong to `stream`, or, where that is -1, to owners[t].
 inline Pushed push_transitions(const Channel& channel, Memory memory, const Columns& columns, int64_t n, int32_t stream,
                                const int64_t* owners, bool item_a_stream, bool drop) {
-    const Message message{0, 0, n, Kind::TRANSITIONS, stream};
+    if (n > std::numeric_limits<int32_t>::max()) return Pushed::TOO_LARGE;
+    const Message message{0, 0, 0, static_cast<int32_t>(n), Kind::TRANSITIONS, stream};
     return push(channel, memory, message, message_nbytes(columns, n, stream < 0), drop, [&](char* to) {
         if (stream < 0) {
             std::memcpy(to, owners, static_cast<size_t>(8 * n));
@@ -175,7 +179,7 @@ inline Pushed push_transitions(const Channel& channel, Memory memory, const Colu
 
 // Publishes that what these streams add next begins a new segment.
 inline Pushed push_end(const Channel& channel, Memory memory, const int64_t* streams, int64_t n, bool drop) {
-    const Message message{0, 0, n, Kind::END, -1};
+    const Message message{0, 0, 0, static_cast<int32_t>(n), Kind::END, -1};
     const int64_t nbytes = static_cast<int64_t>(sizeof message) + padded(8 * n);
     return push(channel, memory, message, nbytes, drop,
                 [&](char* to) { std::memcpy(to, streams, static_cast<size_t>(8 * n)); });
@@ -269,11 +273,11 @@ class Drain {
     }
 
     bool take(const Message& found, uint64_t position) {
-        if (position != static_cast<uint64_t>(memory_.position)) {  // messages were dropped here
+        if (found.kind == Kind::SKIP) return true;
+        if (found.number != static_cast<uint32_t>(memory_.position)) {  // messages were dropped here
             for (int64_t stream = 0; stream < k_; ++stream) end(streams_[stream]);
         }
-        memory_.position = static_cast<int64_t>(position) + found.nbytes;
-        if (found.kind == Kind::SKIP) return true;
+        memory_.position = static_cast<uint32_t>(found.number + 1);
         ++memory_.messages;
         const char* at = channel_.at(position) + sizeof(Message);
         int64_t room = found.nbytes - static_cast<int64_t>(sizeof(Message));

@@ -85,7 +85,7 @@ def assert_same(one, other, view=None):
     if not len(usable):
         return
     found, expected = one.read(usable), other.read(usable)
-    for name in expected.keys():
+    for name in [*expected.keys()]:
         for a, b in zip(leaves(found[name]), leaves(expected[name]), strict=True):
             assert (a.dtype, a.shape) == (b.dtype, b.shape)
             np.testing.assert_array_equal(a, b, err_msg=name)
@@ -186,7 +186,7 @@ BAD = [
 @pytest.mark.parametrize(("field", "value", "error"), BAD)
 def test_bad_input_raises_as_the_buffer_does_and_publishes_nothing(field, value, error):
     spec = SCHEMAS["flat"]
-    good = dict(obs=np.ones(3), action=1, reward=1.0, next_obs=np.ones(3), terminated=False, truncated=False)
+    good = {"obs": np.ones(3), "action": 1, "reward": 1.0, "next_obs": np.ones(3), "terminated": 0, "truncated": 0}
     other, one = rb.ReplayBuffer(9, spec), rb.ReplayBuffer(9, spec)
     with shared.Learner(one) as learner, shared.Writer(learner.address) as writer:
         with pytest.raises(error) as expected:

@@ -124,10 +124,11 @@ def bury(directory: Path) -> int:
 
 def remove(directory: Path) -> None:
     """Removes the directory of this process, the lock last: who is killed on the way leaves a dead learner's."""
-    for path in directory.iterdir():
-        if path.name != LEARNER:
-            path.unlink(missing_ok=True)
-    (directory / LEARNER).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # somebody has tidied up
+        for path in directory.iterdir():
+            if path.name != LEARNER:
+                path.unlink(missing_ok=True)
+        (directory / LEARNER).unlink(missing_ok=True)
     with suppress(OSError):
         directory.rmdir()
 

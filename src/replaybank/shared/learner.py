@@ -95,6 +95,7 @@ class Learner:
         if ring_bytes < least:
             raise ValueError(f"ring_bytes: a transition needs {least} or more, given {ring_bytes}")
         self._buffer = buffer
+        self._full = full
         self._ring_bytes = -(-ring_bytes // PAGE) * PAGE
         self._largest = self._ring_bytes // sum(items)  # transitions that a message can hold
         self._rings: dict[int, Ring] = {}
@@ -139,7 +140,7 @@ class Learner:
             self._require_open()
             if self._counter.item() != self._joined or time.monotonic() >= self._next_look:
                 self._look()
-            elif all(ring.quiet for ring in self._rings.values()):
+            elif not self._dead and all(ring.quiet for ring in self._rings.values()):
                 return NOTHING
             return self._drain(most)
 
@@ -262,17 +263,20 @@ class Learner:
         self._counts["dropped"] += dropped_now - dropped
         return now - before, status >= 0
 
-    def _let_go(self, rows: Rows, numbers: list[int], state: State) -> list[WriterReport]:
+    def _let_go(self, rows: Rows, numbers: list[int], outcome: State) -> list[WriterReport]:
         """Closes the streams of writers that have left, and gives them back."""
         reports = []
         for number in numbers:
-            ring = self._rings[number]
+            ring, state = self._rings[number], outcome
             rows.end(ring.streams)
             ring.abandon()
-            if state != "damaged":  # dropped, and nothing came after it that would have told
+            if state in ("closed", "died"):  # what was dropped, and nothing came after it that would have told
                 missed = ring.published - ring.memory.item(TRANSITIONS) - ring.memory.item(DROPPED)
-                ring.memory[DROPPED] += missed
-                self._counts["dropped"] += missed
+                if missed < 0 or (missed > 0 and self._full == "block"):
+                    state = "damaged"
+                else:
+                    ring.memory[DROPPED] += missed
+                    self._counts["dropped"] += missed
             report = _report(number, ring, state)
             ring.path.unlink(missing_ok=True)
             ring.close(clean=False)

@@ -32,7 +32,7 @@ from replaybank.shared.ring import (
 )
 
 KIND_TRANSITIONS, KIND_END, KIND_SKIP = 1, 2, 3
-HEADER = np.dtype([("nbytes", "i8"), ("first", "i8"), ("n", "i8"), ("kind", "i4"), ("stream", "i4")])
+HEADER = np.dtype([("nbytes", "i8"), ("first", "i8"), ("number", "u4"), ("n", "i4"), ("kind", "i4"), ("stream", "i4")])
 ITEM_NBYTES = 2  # a column of the plan
 
 
@@ -64,8 +64,7 @@ def _push(channel: Channel, kind: int, n: int, stream: int, parts: list[NDArray[
     words, data, memory = _opened(channel)
     if words[W_ABANDONED]:
         return ABANDONED
-    body = np.concatenate([np.append(part, np.zeros(-len(part) % 16, np.uint8)) for part in parts])
-    nbytes = -(-(MESSAGE + len(body)) // LINE) * LINE
+    nbytes = -(-(MESSAGE + sum(-(-len(part) // 16) * 16 for part in parts)) // LINE) * LINE
     if nbytes > len(data) // 2:
         return TOO_LARGE
     head = int(words[W_HEAD])
@@ -82,11 +81,13 @@ def _push(channel: Channel, kind: int, n: int, stream: int, parts: list[NDArray[
         words[W_TAIL] += oldest["nbytes"]
         memory[DROPPED] += oldest["n"] if oldest["kind"] == KIND_TRANSITIONS else 0
     if skip:
-        _write(data, head, (skip, memory[TRANSITIONS], 0, KIND_SKIP, -1))
+        _write(data, head, (skip, memory[TRANSITIONS], memory[MESSAGES], 0, KIND_SKIP, -1))
         head += skip
-    _write(data, head, (nbytes, memory[TRANSITIONS], n, kind, stream))
+    _write(data, head, (nbytes, memory[TRANSITIONS], memory[MESSAGES], n, kind, stream))
     at = head % len(data) + MESSAGE
-    data[at : at + len(body)] = body
+    for part in parts:
+        data[at : at + len(part)] = part
+        at += -(-len(part) // 16) * 16
     memory[TRANSITIONS] += n if kind == KIND_TRANSITIONS else 0
     mark = 2 * int(memory[MESSAGES] % 2)
     words[[*W_MARKS[mark : mark + 2]]] = head + nbytes, memory[TRANSITIONS]
@@ -107,11 +108,12 @@ def channel_drain(
         n, taken = int(message["n"]), int(memory[TRANSITIONS]) - before
         if message["kind"] == KIND_TRANSITIONS and taken and n > most - taken:
             break
-        if position != memory[POSITION]:
-            _end(store, streams)
-        memory[POSITION] = words[W_TAIL] = position + message["nbytes"]
+        words[W_TAIL] = position + message["nbytes"]
         if message["kind"] == KIND_SKIP:
             continue
+        if message["number"] != memory[POSITION]:
+            _end(store, streams)
+        memory[POSITION] = int(message["number"]) + 1
         memory[MESSAGES] += 1
         at = position % len(data) + MESSAGE
         owners = np.full(n, message["stream"], np.int64)

@@ -21,7 +21,18 @@ from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.shared import home, locks
 from replaybank.shared.home import LearnerGone
 from replaybank.shared.plain import schema_from, stack_from
-from replaybank.shared.ring import DONE, DROPPED, FULL, NOT_PLAIN, PAGE, TOO_LARGE, TRANSITIONS, Ring, message_nbytes
+from replaybank.shared.ring import (
+    DONE,
+    DROPPED,
+    FULL,
+    NOT_PLAIN,
+    PAGE,
+    TOO_LARGE,
+    TRANSITIONS,
+    Damaged,
+    Ring,
+    message_nbytes,
+)
 
 LOOK_EVERY = 0.1  # seconds between two looks at whether the learner lives
 SHORTEST, LONGEST = 2e-5, 2e-3  # seconds between two looks for room
@@ -289,13 +300,13 @@ def _join(directory: Path, streams: int, timeout: float | None) -> tuple[int, Ri
 
 
 def _streams_of(path: Path, about: dict[str, Any]) -> list[int]:
-    """The streams of another writer; none where the learner has just let it go."""
+    """The streams of another writer; none where the learner has just let it go, or will not have it."""
     for writer in _writers:
         if writer._ring.path == path and writer._close.alive:  # opened again, this process's lock would drop
             return [*map(int, writer._ring.streams)]
     try:
         ring = Ring.attach(path, about["streams"], about["ring_bytes"])
-    except FileNotFoundError:
+    except (FileNotFoundError, Damaged):
         return []
     streams: list[int] = ring.streams.tolist()
     ring.close(clean=False)
