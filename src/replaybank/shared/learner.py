@@ -27,6 +27,7 @@ LEAST_RING = 2**22  # bytes, where nothing else is asked for
 TRANSITIONS_A_RING = 256  # room for so many at least
 LARGEST_RING = 2**40
 LOOK_EVERY = 0.01  # seconds between two looks at who has died (a few microseconds a writer)
+USUAL, USUAL_BYTES = 2**16, 2**24  # what `drain` takes at most, where it is not told
 REMEMBERED = 100  # writers that have left
 
 
@@ -98,6 +99,7 @@ class Learner:
         self._full = full
         self._ring_bytes = -(-ring_bytes // PAGE) * PAGE
         self._largest = self._ring_bytes // sum(items)  # transitions that a message can hold
+        self._usual = max(1, min(USUAL, USUAL_BYTES // sum(items)))
         self._rings: dict[int, Ring] = {}
         self._dead: set[int] = set()
         self._left: deque[WriterReport] = deque(maxlen=REMEMBERED)
@@ -127,15 +129,16 @@ class Learner:
         return str(self._directory)
 
     def drain(self, most: int | None = None) -> Drained:
-        """Moves what the writers have published into the buffer: what was there at the call, and it waits for nothing.
+        """Moves what the writers have published into the buffer, and waits for nothing.
 
-        `most`: about so many transitions (each writer's share, but at least one message), so that a call takes a
-        bounded time while writers write; the writers have their turns. None: all that is there.
+        `most`: up to so many transitions (but one message at least), so that a call takes a bounded time however fast
+        the writers are: equal shares for all of them, and what is left of those for who has more. None: as many as take
+        a few milliseconds, 65,536 or 16 MiB of them.
 
         What a dead writer has published is taken, then its streams are closed and given back. Raises ValueError where
         the learner is closed.
         """
-        most = None if most is None else whole_number("drain: most", most, MAX_CAPACITY)
+        most = self._usual if most is None else whole_number("drain: most", most, MAX_CAPACITY)
         with self._lock:
             self._require_open()
             if self._counter.item() != self._joined or time.monotonic() >= self._next_look:
@@ -174,7 +177,7 @@ class Learner:
             self._look()
             for ring in self._rings.values():
                 ring.abandon()
-            self._drain(None)
+            self._drain(MAX_CAPACITY)
             self._buffer._ingest(lambda rows: self._let_go(rows, list(self._rings), "abandoned"))
             self._leave()
 
@@ -218,7 +221,7 @@ class Learner:
             self._counts["joined"] += 1
             log.info("writer %d (process %d) has joined, with %d streams", number, ring.pid, len(ring.streams))
 
-    def _drain(self, most: int | None) -> Drained:
+    def _drain(self, most: int) -> Drained:
         before = self._counts["transitions"], self._counts["dropped"]
         left: list[WriterReport] = []
         if self._rings:
@@ -226,24 +229,23 @@ class Learner:
         counts = self._counts
         return Drained(counts["transitions"] - before[0], counts["dropped"] - before[1], tuple(left))
 
-    def _take(self, rows: Rows, most: int | None) -> list[WriterReport]:
-        """Takes what is there, or up to `most`: equal shares, and what then is left of it from those who have more."""
+    def _take(self, rows: Rows, budget: int) -> list[WriterReport]:
+        """Takes up to `budget` transitions: equal shares, and what is left of it from those who have more."""
         self._turn += 1
         turn = self._turn % len(self._rings)
         numbers = [*self._rings]
         numbers = numbers[turn:] + numbers[:turn]
         gone = [number for number in numbers if number in self._dead or self._rings[number].closed]
         damaged: list[int] = []
-        budget = MAX_CAPACITY if most is None else most
         while numbers and budget > 0:
-            share = MAX_CAPACITY if most is None else -(-budget // len(numbers))
+            share = -(-budget // len(numbers))
             hungry = []
             for number in numbers:
                 taken, sound = self._take_from(rows, self._rings[number], min(share, budget))
                 budget -= taken
                 if not sound:
                     damaged.append(number)
-                elif taken and most is not None and not self._rings[number].empty:
+                elif taken and not self._rings[number].empty:
                     hungry.append(number)
                 if budget <= 0:
                     break
