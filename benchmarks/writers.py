@@ -111,6 +111,7 @@ def crew(contender: SharedContender, chunks: Sequence[Sequence[Any]]) -> Iterato
         yield workers
     finally:
         workers.stop(contender.take_in)
+        contender.settle()
 
 
 def measure(contender: SharedContender, chunks: Sequence[Sequence[Any]], seconds: float) -> Rates:

@@ -16,8 +16,9 @@ from adapters.torchrl import TorchRL
 from contender import ALPHA, BETA, EPSILON, Contender, LeftOutError, Setup
 from transitions import Transitions
 
-#: What the learner takes in between two batches, at most: a few times what the writers add meanwhile.
-MOST = 2_048
+#: What the learner takes in between two batches, at most: as many as it samples. Twice as much costs batches, half as
+#: much costs transitions.
+MOST = 256
 
 Write = Callable[[Any], object]
 
@@ -41,6 +42,9 @@ class SharedContender(Contender):
         """
         return 0
 
+    def settle(self) -> None:
+        """When the writers have left: takes in what they left behind."""
+
     def close(self) -> None:
         """Gives shared memory back."""
 
@@ -62,6 +66,10 @@ class SharedReplaybank(SharedContender, Replaybank):
 
     def take_in(self) -> int:
         return int(self._learner.drain(MOST).transitions)
+
+    def settle(self) -> None:
+        while self._learner.stats()["writers"]:
+            self._learner.drain()
 
     def close(self) -> None:
         self._learner.close()
