@@ -78,6 +78,9 @@ struct Channel {
     char* at(uint64_t position) const { return data + position % static_cast<uint64_t>(capacity); }
 };
 
+// Whether this may be what head says.
+inline bool sound(uint64_t head) { return head % LINE == 0 && head < uint64_t{1} << 62; }
+
 // ---- the writer -------------------------------------------------------------------------------------------------
 
 enum class Pushed : int64_t { DONE = 0, NOT_PLAIN = -1, FULL = -2, TOO_LARGE = -3, ABANDONED = -4 };
@@ -91,10 +94,10 @@ inline int64_t reusable(const Channel& c) {
 // Drops the oldest waiting message. False where there is none.
 inline bool drop_oldest(const Channel& c, uint64_t head, Memory& memory) {
     uint64_t tail = c.control->tail.load();
-    if (tail >= head) return false;
+    if (tail >= head || tail % LINE != 0 || head - tail > static_cast<uint64_t>(c.capacity)) return false;
     Message oldest;
-    std::memcpy(&oldest, c.at(tail), sizeof oldest);  // only this process writes here
-    if (oldest.nbytes < LINE || tail + static_cast<uint64_t>(oldest.nbytes) > head) return false;
+    std::memcpy(&oldest, c.at(tail), sizeof oldest);
+    if (oldest.nbytes < LINE || oldest.nbytes > c.capacity || oldest.n < 0) return false;  // somebody else wrote here
     if (c.control->tail.compare_exchange_strong(tail, tail + static_cast<uint64_t>(oldest.nbytes)) &&
         oldest.kind == Kind::TRANSITIONS) {
         memory.dropped += oldest.n;
@@ -127,6 +130,7 @@ Pushed push(const Channel& c, Memory memory, Message message, int64_t nbytes, bo
     message.number = static_cast<uint32_t>(memory.messages);
     if (message.nbytes > c.capacity / 2) return Pushed::TOO_LARGE;
     uint64_t head = control.head.load(std::memory_order_relaxed);
+    if (!sound(head)) return Pushed::ABANDONED;
     const int64_t rest = c.capacity - static_cast<int64_t>(head % static_cast<uint64_t>(c.capacity));
     const int64_t skip = message.nbytes > rest ? rest : 0;  // a message lies in one piece
     if (!make_room(c, head, skip + message.nbytes, drop, memory)) return Pushed::FULL;
@@ -221,8 +225,8 @@ class Drain {
     int64_t run(int64_t most) {
         const int64_t before = memory_.transitions;
         const uint64_t head = control_.head.load(std::memory_order_acquire);
-        bool sound = head % LINE == 0 && head < uint64_t{1} << 62;
-        for (int64_t failures = 0; sound && failures < PATIENCE;) {
+        bool good = sound(head);
+        for (int64_t failures = 0; good && failures < PATIENCE;) {
             uint64_t tail = control_.tail.load();
             if (tail >= head) break;
             control_.claimed.store(tail);
@@ -232,19 +236,19 @@ class Drain {
             const bool waits = memory_.transitions > before && found.kind == Kind::TRANSITIONS &&
                                found.n > most - (memory_.transitions - before);
             if (tail % LINE != 0 || !plausible(found, tail)) {
-                sound = control_.tail.load() != tail;
+                good = control_.tail.load() != tail;
                 ++failures;
             } else if (waits) {
                 if (control_.tail.load() == tail) break;
                 ++failures;
             } else if (control_.tail.compare_exchange_strong(tail, tail + static_cast<uint64_t>(found.nbytes))) {
-                sound = take(found, tail);
+                good = take(found, tail);
             } else {
                 ++failures;
             }
         }
         control_.claimed.store(IDLE);
-        return sound ? memory_.transitions - before : DAMAGED;
+        return good ? memory_.transitions - before : DAMAGED;
     }
 
    private:
