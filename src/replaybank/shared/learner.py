@@ -202,7 +202,6 @@ class Learner:
     def _look(self) -> None:
         """Finds writers that have joined, and those that have died."""
         self._joined, self._next_look = self._counter.item(), time.monotonic() + LOOK_EVERY
-        self._dead = {number for number, ring in self._rings.items() if not ring.alive}
         taken = {stream for ring in self._rings.values() for stream in ring.streams.tolist()}
         for number, path in sorted(home.rings(self._directory).items()):
             if number in self._rings:
@@ -220,6 +219,7 @@ class Learner:
             taken.update(ring.streams.tolist())
             self._counts["joined"] += 1
             log.info("writer %d (process %d) has joined, with %d streams", number, ring.pid, len(ring.streams))
+        self._dead = {number for number, ring in self._rings.items() if not ring.alive}
 
     def _drain(self, most: int) -> Drained:
         before = self._counts["transitions"], self._counts["dropped"]
