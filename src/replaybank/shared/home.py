@@ -44,6 +44,11 @@ class LearnerGone(ConnectionError):
     """There is no learner at this address (any more): it was closed, or its process has ended."""
 
 
+def gone(directory: Path) -> LearnerGone:
+    """The error that there is no learner."""
+    return LearnerGone(f"there is no learner at {str(directory)!r}: its process has ended, or it was closed")
+
+
 def place(name: str | None) -> Path:
     """Where the learner of this name has its directory: in shared memory, or where there is none a temporary one."""
     if name is None:
@@ -165,8 +170,7 @@ def joining(directory: Path, timeout: float | None) -> Iterator[int]:
         try:
             fd = os.open(directory / JOINING, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            description(directory)  # says who is missing
-            raise
+            raise gone(directory) from None
         try:
             while not locks.take(fd):
                 if deadline is not None and time.monotonic() > deadline:

@@ -61,8 +61,14 @@ class Writer:
         self._timeout = timeout
         self._lock = Lock()
         self._directory = Path(address)
-        self._number, self._ring, about = _join(self._directory, self._streams, timeout)
-        self._close = weakref.finalize(self, _close, self._ring, os.getpid())
+        # Before it joins: should another learner take over meanwhile, this is still the lock of the one that is gone.
+        self._watch = _watch(self._directory)
+        try:
+            self._number, self._ring, about = _join(self._directory, self._streams, timeout)
+        except BaseException:
+            _unwatch(self._watch)
+            raise
+        self._close = weakref.finalize(self, _close, self._ring, self._watch, os.getpid())
         _writers.add(self)
         self._learner = about["pid"]
         self._schema = schema_from(about["schema"])
@@ -75,9 +81,6 @@ class Writer:
         # Without owners a message is of one stream; with them, each transition has its own.
         self._everyone = None if self._streams == 1 else np.arange(self._streams)
         self._look_at = 0.0
-        self._watch: int | None = None
-        if not locks.is_mine(self._directory / home.LEARNER):  # to open and close it would drop this process's lock
-            self._watch = os.open(self._directory / home.LEARNER, os.O_RDWR | os.O_CLOEXEC)
 
     # ---- adding ----
 
@@ -258,8 +261,6 @@ class Writer:
                 return
             lives = self._learner_lives()
             self._close()
-            if self._watch is not None:
-                os.close(self._watch)
             if not lives:
                 with suppress(OSError):
                     home.bury(self._directory)
@@ -313,10 +314,28 @@ def _streams_of(path: Path, about: dict[str, Any]) -> list[int]:
     return streams
 
 
-def _close(ring: Ring, pid: int) -> None:
+def _watch(directory: Path) -> int | None:
+    """The file whose lock tells whether the learner lives; None where that is this process.
+
+    To open and close it there would drop the lock. Raises LearnerGone where there is none.
+    """
+    path = directory / home.LEARNER
+    try:
+        return None if locks.is_mine(path) else os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise home.gone(directory) from None
+
+
+def _unwatch(watch: int | None) -> None:
+    if watch is not None:
+        os.close(watch)
+
+
+def _close(ring: Ring, watch: int | None, pid: int) -> None:
     """Leaves in peace, unless this is a fork of the process whose ring it is."""
     if os.getpid() == pid:
         ring.close(clean=True)
+        _unwatch(watch)
 
 
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
