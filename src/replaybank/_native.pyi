@@ -13,6 +13,25 @@ def append(
     owners: NDArray[Any] | None,
     item_a_stream: bool,
 ) -> int: ...
+def channel_drain(
+    store: tuple[NDArray[Any], ...],
+    plan: NDArray[Any],
+    channel: tuple[NDArray[Any], int, NDArray[Any]],
+    streams: NDArray[Any],
+    most: int,
+) -> int: ...
+def channel_end(channel: tuple[NDArray[Any], int, NDArray[Any]], streams: NDArray[Any], drop: bool) -> int: ...
+def channel_push(
+    channel: tuple[NDArray[Any], int, NDArray[Any]],
+    plan: NDArray[Any],
+    values: tuple[Any, ...],
+    lead: int,
+    owners: NDArray[Any] | None,
+    stream: int,
+    item_a_stream: bool,
+    drop: bool,
+) -> int: ...
+def lock_holder(fd: int) -> int: ...
 def block(dtype: np.dtype[Any]) -> NDArray[Any]: ...
 def read(
     store: tuple[NDArray[Any], ...],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from types import NoneType
@@ -231,6 +231,19 @@ class ReplayBuffer:
         if self._budget is not None:
             self._look_ahead()
         return first
+
+    def _ingest(self, take: Callable[[Rows], object]) -> int:
+        """Has `take` append to the rows, as one step; gives how many transitions came. For `replaybank.shared`."""
+        with self._lock:
+            rows = self._rows
+            assert rows is not None, "the learner has asked for a schema"
+            first = rows.added
+            try:
+                take(rows)
+            finally:
+                if rows.added > first:
+                    self._sampler.added(first, rows.added - first)
+            return rows.added - first
 
     def _allocate(self, schema: Schema) -> Rows:
         """Makes the rows. Changes nothing where that fails."""

@@ -29,6 +29,10 @@ STACK, NEXT_STACK, BOTH_STACKS = 0, 1, 2
 STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
 
 
+# Where another process leaves transitions: its file, where in it the messages begin, and what this side remembers.
+Channel = tuple[NDArray[np.uint8], int, NDArray[np.int64]]
+
+
 class Rows:
     """Every observation once: a ring of records, and a pool of the observations that no record holds.
 
@@ -80,6 +84,13 @@ class Rows:
         pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
         self._store = (*pools, self._newest, self._cursor, self._geometry)
 
+    def _make_room(self, n: int) -> None:
+        """Room for the older frames of `n` more transitions."""
+        used, free = self._cursor[4:].tolist()
+        most = 2 * self.capacity  # two stacks a row
+        if min(used - free + 2 * n, most) > len(self.older):
+            self._keep_aside(min(2 * (used + n), most))
+
     def _keep_aside(self, most: int) -> None:
         """Room for the older frames of `most` stacks. It grows: few ever need any, and it is more than the tails."""
         used, count = self._cursor[4:].tolist()
@@ -124,6 +135,11 @@ class Rows:
     def __len__(self) -> int:
         added, start, *_ = self._cursor.tolist()
         return min(added - start, self.capacity)
+
+    @property
+    def plan(self) -> NDArray[np.int64]:
+        """What the kernels need to know of each leaf that is added."""
+        return self._plan
 
     @property
     def tails_in_use(self) -> int:
@@ -173,20 +189,23 @@ class Rows:
         if self.guards:
             self._warn(self.added + (max(lead, 1) if owners is None else len(owners)) - self.capacity)
         if self.stack is not None:
-            used, free = self._cursor[4:].tolist()
-            most = 2 * self.capacity  # two stacks a row
-            if min(used - free + 2 * max(lead, 1), most) > len(self.older):
-                self._keep_aside(min(2 * (used + max(lead, 1)), most))
-            if self.stack.axis != 0:
-                given = dict(zip(self.schema.leaves, values, strict=True))
-                for leaf, value in given.items():
-                    if leaf.path[0] in ("obs", "next_obs"):
-                        shape = leaf.shape if lead < 0 else (lead, *leaf.shape)
-                        if not isinstance(value, np.ndarray) or value.shape != shape:
-                            return -1
-                        given[leaf] = self.stack.split(leaf, value)
-                values = tuple(given.values())
+            self._make_room(max(lead, 1))
+            split = self.stack.split_values(self.schema, values, lead)
+            if split is None:
+                return -1
+            values = split
         return kernels.append(self._store, self._plan, values, lead, owners, item_a_stream)
+
+    def drain(self, channel: Channel, streams: NDArray[np.int64], most: int, largest: int) -> int:
+        """Appends whole messages that wait in a channel (shared/ring.py), up to `most` transitions but one message.
+
+        `streams` ([k]): what the writer's streams 0 … k - 1 are called here. `largest`: transitions that a message can
+        hold. Gives how many transitions there were, -1 where the channel is damaged.
+        """
+        self._warn(self.added + most + largest - self.capacity)
+        if self.stack is not None:
+            self._make_room(max(most, largest))
+        return kernels.channel_drain(self._store, self._plan, channel, streams, most)
 
     def read(
         self,
