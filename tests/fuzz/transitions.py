@@ -74,7 +74,12 @@ class Transitions:
             fields.pop(name)
         elif kind < 0.8:
             fields[r.choice(("unknown", "stream", "link_next", "discount", "_x"))] = odd.value(r)
-        elif kind < 0.85:
+        elif kind < 0.85:  # of the right shape, with a value that does not fit
+            wrong = r.choice((float("nan"), float("inf"), 1e300, 0.5, 300, -1, 2**40, 1j))
+            name = r.choice(("reward", "action", name))
+            if name in fields:
+                fields[name] = change(fields[name], lambda leaf: np.full(np.shape(leaf), wrong))
+        elif kind < 0.88:
             fields[name] = odd.Arrays(*(self.disturbed_leaf(r, fields[name]) for _ in range(2)))
             return fields, False
         elif kind < 0.9:  # another field is changed while this one is looked at
