@@ -88,15 +88,20 @@ class Usage:
             "times": np.array([mark[2] for mark in self._marks]),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up a `state()` of one of the same capacity; the bits are copied. ValueError where it is none."""
+    def restore(self, state: dict[str, Any], oldest: int | None = None) -> None:
+        """Takes up a `state()` of one of the same capacity; the bits are copied. ValueError where it is none.
+
+        `oldest`: the oldest id that is live; it has heard of no younger one as such.
+        """
         calls, added, due = (count(state, name) for name in ("calls", "added", "due"))
         used = (min(added, self.capacity) + 7) // 8 if len(entry(state, "bits")) else 0
         bits, seen = column(state, "bits", np.uint8, used), column(state, "seen", np.int64, 2)
         m = len(entry(state, "times"))
         times, marks = column(state, "times", np.float64, m), column(state, "marks", np.int64, 2 * m)
-        if not 0 < m <= 2 * MARKS + 2 or not np.isfinite(times).all() or not (seen >= 0).all() or seen[0] > added:
+        if not 0 < m <= 2 * MARKS + 2 or not np.isfinite(times).all() or not (seen >= 0).all():
             raise ValueError(f"state: expected 1 to {2 * MARKS + 2} marks and what was seen, found {m}, {seen}")
+        if oldest is not None and seen[0] > oldest:
+            raise ValueError(f"state: seen: expected at most {oldest}, found {seen[0]}")
         if int(np.unpackbits(bits).sum()) != seen[1]:
             raise ValueError(f"state: seen: expected as many as there are bits, found {seen[1]}")
         pairs = marks.reshape(m, 2)
