@@ -98,7 +98,7 @@ class Learner:
         self._buffer = buffer
         self._full = full
         self._ring_bytes = -(-ring_bytes // PAGE) * PAGE
-        self._largest = self._ring_bytes // sum(items)  # transitions that a message can hold
+        self._largest = self._ring_bytes // 2 // sum(items)  # transitions that a message can hold
         self._usual = max(1, min(USUAL, USUAL_BYTES // sum(items)))
         self._rings: dict[int, Ring] = {}
         self._dead: set[int] = set()
