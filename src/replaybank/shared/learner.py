@@ -118,8 +118,13 @@ class Learner:
             "full": full,
             "pid": os.getpid(),
         }
-        home.describe(self._directory, about)
-        self._counter = home.counter(self._directory)
+        try:
+            home.describe(self._directory, about)
+            self._counter = home.counter(self._directory)
+        except BaseException:
+            home.remove(self._directory)
+            locks.release(fd)
+            raise
         self._leave = weakref.finalize(self, _leave, self._directory, fd, self._rings, os.getpid())
         _learners.add(self)
 
