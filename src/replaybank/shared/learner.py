@@ -100,7 +100,7 @@ class Learner:
         self._buffer = buffer
         self._full = full
         self._ring_bytes = -(-ring_bytes // PAGE) * PAGE
-        self._largest = self._ring_bytes // sum(items)  # transitions that a message can hold
+        self._largest = self._ring_bytes // 2 // sum(items)  # transitions that a message can hold
         self._usual = max(1, min(USUAL, USUAL_BYTES // sum(items)))
         self._rings: dict[int, Ring] = {}
         self._dead: set[int] = set()
@@ -120,8 +120,13 @@ class Learner:
             "full": full,
             "pid": os.getpid(),
         }
-        home.describe(self._directory, about)
-        self._counter = home.counter(self._directory)
+        try:
+            home.describe(self._directory, about)
+            self._counter = home.counter(self._directory)
+        except BaseException:
+            home.remove(self._directory)
+            locks.release(fd)
+            raise
         self._leave = weakref.finalize(self, _leave, self._directory, fd, self._rings, os.getpid())
         _learners.add(self)
 
