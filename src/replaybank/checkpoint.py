@@ -172,7 +172,7 @@ def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
     if rows is not None:
         told = {
             "schema": rows.schema.plain(),
-            "stack": None if rows.stack is None else dict(vars(rows.stack)),
+            "stack": None if rows.stack is None else rows.stack.plain(),
             "record": str_of(rows.dtype),
             "used": None,  # of the pools, where the rows themselves are here: in a storage
             "added": rows.added,
@@ -297,7 +297,8 @@ def _empty_rows(told: dict[str, Any], capacity: int, streams: int, storage: Stor
     if not 0 <= start <= added <= MAX_ADDED:
         raise CheckpointError(f"rows: expected 0 <= start <= added, found {start} and {added}")
     with refusing():
-        rows = Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack), storage)
+        stacking = None if stack is None else Stacking.of_plain(stack)
+        rows = Rows(Schema.of_plain(schema), capacity, streams, stacking, storage)
     if str_of(rows.dtype) != record:
         raise CheckpointError(f"rows: expected records of {str_of(rows.dtype):.200}, found {record:.200}")
     rows.begin(added, start if storage is None else min(max(start, storage.horizon), added))
@@ -312,15 +313,6 @@ def _newest(state: ArrayReader, rows: Rows) -> NDArray[np.int64]:
             f"{state.name}: newest: expected one of {rows.added} transitions in {rows.streams} streams"
         )
     return newest
-
-
-def _stacking(told: dict[str, Any] | None) -> Stacking | None:
-    if told is None:
-        return None
-    frames, axis, zero, new_axis = fields_of(told, "rows: stack", frames=int, axis=int, zero=bool, new_axis=bool)
-    if not 1 < frames <= MAX_CAPACITY or axis not in (0, -1) or new_axis:
-        raise CheckpointError(f"rows: stack: found {frames} frames along axis {axis}")
-    return Stacking(frames, axis, zero, new_axis)
 
 
 def _require_chain(files: list[dict[str, Any]], rows: Rows) -> None:

@@ -16,7 +16,6 @@ from replaybank.arguments import whole_number
 from replaybank.buffer import ReplayBuffer
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.shared import home, locks
-from replaybank.shared.plain import plain_schema, plain_stack
 from replaybank.shared.ring import DROPPED, PAGE, TRANSITIONS, Damaged, Ring, message_nbytes
 
 log = logging.getLogger("replaybank.shared")
@@ -113,8 +112,8 @@ class Learner:
         self._directory = home.place(name)
         fd = home.claim(self._directory)
         about = {
-            "schema": plain_schema(rows.schema),
-            "stack": plain_stack(rows.stack),
+            "schema": rows.schema.plain(),
+            "stack": None if rows.stack is None else rows.stack.plain(),
             "streams": buffer.streams,
             "ring_bytes": self._ring_bytes,
             "full": full,

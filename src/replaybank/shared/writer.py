@@ -18,9 +18,9 @@ from replaybank import kernels
 from replaybank.arguments import named, picked, whole_number
 from replaybank.convert import as_numeric
 from replaybank.rows import MAX_CAPACITY, Rows
+from replaybank.schema import Schema
 from replaybank.shared import home, locks
 from replaybank.shared.home import LearnerGone
-from replaybank.shared.plain import schema_from, stack_from
 from replaybank.shared.ring import (
     DONE,
     DROPPED,
@@ -33,6 +33,7 @@ from replaybank.shared.ring import (
     Ring,
     message_nbytes,
 )
+from replaybank.stacking import Stacking
 
 LOOK_EVERY = 0.1  # seconds between two looks at whether the learner lives
 SHORTEST, LONGEST = 2e-5, 2e-3  # seconds between two looks for room
@@ -73,8 +74,8 @@ class Writer:
         self._close = weakref.finalize(self, _close, self._ring, self._watch, os.getpid())
         _writers.add(self)
         self._learner = about["pid"]
-        self._schema = schema_from(about["schema"])
-        self._stack = stack_from(about["stack"])
+        self._schema = Schema.of_plain(about["schema"])
+        self._stack = None if about["stack"] is None else Stacking.of_plain(about["stack"])
         self._drop = about["full"] == "drop_oldest"
         self._ring_bytes = about["ring_bytes"]
         self._plan = Rows(self._schema, 1, 1, self._stack).plan
