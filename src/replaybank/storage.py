@@ -131,6 +131,8 @@ class Storage:
         for file in (*getattr(self, "_files", {}).values(), getattr(self, "_horizon", None)):
             if file is not None:
                 os.close(file)
+        if hasattr(self, "_lock"):
+            self._lock.close()
 
 
 def _horizon_of(stored: bytes) -> int:
