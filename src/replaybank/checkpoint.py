@@ -71,21 +71,25 @@ def save(
         tidy(folder)
         files, then_open = _files_of(folder, last)
         writer = Writer(folder, token, compression)
+        snapshot = None
         try:
             with lock:
                 now = contents()
                 manifest = {"format": FORMAT, "version": VERSION, "token": token, **_write_state(now, writer)}
-                snapshot = None
                 if now.rows is not None:
                     first, files = _where_to_begin(files, now.rows)
                     late = then_open[files[-1]["name"]] if files else NO_IDS
                     snapshot = Snapshot(now.rows, first, late, writer)
+                    snapshot.begin()
             if snapshot is not None:
                 snapshot.write_all(lock)
+                snapshot.end(lock)
             manifest["files"] = files + writer.close()
             manifest["state"] = writer.state.close()
             publish(folder, manifest)
         except BaseException:
+            if snapshot is not None:
+                snapshot.end(lock)
             writer.abandon(remove=_holds_another(folder, token))
             raise
         sweep(folder, manifest)
