@@ -294,9 +294,12 @@ def alone(folder: Path) -> Iterator[None]:
     except ImportError:  # nothing to lock with: one writer a folder is then the user's promise
         yield
         return
-    with (folder / "lock").open("wb") as file:
+    with (folder / "lock").open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise BlockingIOError(f"{folder}: another process is saving to it") from None
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
