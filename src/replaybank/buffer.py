@@ -522,12 +522,14 @@ class ReplayBuffer:
 
     def _contents(self) -> checkpoint.Contents:
         """What a checkpoint keeps. Under the lock."""
+        if self._rows is not None:
+            self._sampler.added(self._rows.added, 0)  # an interrupt may have kept it from it
         values = {
             "capacity": self._capacity,
             "streams": self._streams,
             "lead": self._lead,
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
-            "seed": self._seed if isinstance(self._seed, int | None) else None,
+            "seed": self._seed if type(self._seed) in (int, NoneType) else None,
             "generator": self._rng.bit_generator.state,
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),
