@@ -46,6 +46,11 @@ def moved_on(monkeypatch: pytest.MonkeyPatch, after: int, meanwhile: Any) -> Non
         monkeypatch.setattr(Snapshot, "write_all", writing_all)
 
 
+def run(life: Life, steps: int) -> None:
+    for t in range(steps):
+        life.step(t)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("after", [0, 1, 3])
 @pytest.mark.parametrize("much", [1, 25, 90])
@@ -94,6 +99,7 @@ def test_what_goes_wrong_where_rows_leave_is_told_to_who_saves(tmp_path: Path, m
     for t in range(30):
         life.step(t)
 
+    told_to_who_adds: list[BaseException] = []
     for wrong in ("put", "_capture"):
         error = OSError("no more") if wrong == "put" else MemoryError("no more")
 
@@ -108,7 +114,6 @@ def test_what_goes_wrong_where_rows_leave_is_told_to_who_saves(tmp_path: Path, m
             except BaseException as raised:
                 told_to_who_adds.append(raised)
 
-        told_to_who_adds: list[BaseException] = []
         with monkeypatch.context() as patch:
             moved_on(patch, 1, meanwhile)
             with pytest.raises(type(error), match="no more"):
@@ -141,8 +146,7 @@ def test_an_interrupt_where_rows_leave_reaches_who_was_interrupted_and_the_save_
     def meanwhile() -> None:
         patch.setattr(Snapshot, "_capture", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            for t in range(40):
-                life.step(t)
+            run(life, 40)
         patch.setattr(Snapshot, "_capture", capture)
         buffer.check_valid()
 
@@ -157,7 +161,7 @@ def test_an_interrupt_where_rows_leave_reaches_who_was_interrupted_and_the_save_
 
 def test_threads_that_go_on_leave_a_save_its_instant(tmp_path: Path, effort: int) -> None:
     """Each transition and each priority tells when it came; a cut through time has all before it and none after."""
-    capacity, rounds = 3000, 6 * effort
+    capacity, rounds = 1000, 4 * effort
     buffer = rb.ReplayBuffer(capacity, None, 1, rb.Prioritized(alpha=1.0, epsilon=0.0), seed=0)
     stop = threading.Event()
     clock = threading.Lock()
@@ -218,7 +222,7 @@ def test_threads_that_go_on_leave_a_save_its_instant(tmp_path: Path, effort: int
             assert (priorities == last_update).all() or last_update == 1
             cut = max(int(when.max()), last_update if last_update > 1 else 0)
             assert begun <= cut <= ended or number == 0
-            if number % 4 == 3:
+            if number % 2:
                 with clock:
                     tick()
                     buffer.clear()
