@@ -4,6 +4,10 @@
 #include <numpy/arrayobject.h>
 #include <numpy/arrayscalars.h>
 
+#ifndef _WIN32
+#include <fcntl.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -12,6 +16,8 @@
 
 #include "append.hpp"
 #include "blocks.hpp"
+#include "channel.hpp"
+#include "compact.hpp"
 #include "deck.hpp"
 #include "drop.hpp"
 #include "order.hpp"
@@ -20,6 +26,7 @@
 #include "sequences.hpp"
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
+#include "usage.hpp"
 
 namespace nb = nanobind;
 using namespace replaybank;
@@ -42,8 +49,8 @@ class MaybeReleased {
 PyArrayObject* as_array(nb::handle object, int type) {
     if (!PyArray_Check(object.ptr())) throw nb::type_error("expected a NumPy array");
     auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
-    if (!PyArray_IS_C_CONTIGUOUS(array) || (type != NPY_VOID && PyArray_TYPE(array) != type)) {
-        throw nb::type_error("expected a contiguous array of the kernel's dtype");
+    if (!PyArray_IS_C_CONTIGUOUS(array) || !PyArray_ISALIGNED(array) || (type != NPY_VOID && PyArray_TYPE(array) != type)) {
+        throw nb::type_error("expected a contiguous and aligned array of the kernel's dtype");
     }
     return array;
 }
@@ -163,56 +170,152 @@ const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* roo
     return nullptr;
 }
 
+// A plan for `append`, with the values of each leaf as columns; scratch and columns are the thread's own.
+class Given {
+   public:
+    // False where some value is not plainly of its field's dtype and shape.
+    bool look(nb::handle plan, const nb::tuple& values, int64_t lead) {
+        auto* plan_array = as_array(plan, NPY_INT64);
+        const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+        const int64_t n_leaves = PyArray_DIM(plan_array, 0), width = PyArray_DIM(plan_array, 1);
+        const int64_t items = lead < 0 ? 1 : lead;
+        if (static_cast<int64_t>(values.size()) != n_leaves) throw nb::value_error("one value a leaf of the plan");
+
+        int64_t scratch = 0;
+        for (int64_t c = 0; c < n_leaves; ++c) scratch += (rows[c * width + 2] * items + 15) / 16 * 16;
+        thread_local std::vector<char> room;
+        thread_local std::vector<Column> columns;
+        if (static_cast<int64_t>(room.size()) < scratch + 16) room.resize(static_cast<size_t>(scratch) + 16);
+        columns.clear();
+
+        char* at = room.data();
+        for (int64_t c = 0; c < n_leaves; ++c) {
+            const int64_t* r = rows + c * width;
+            const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r + LEAF_HEAD};
+            const char* found = values_of(values[c].ptr(), leaf, lead, at);
+            if (!found) return false;
+            if (leaf.finite) {
+                const bool finite = leaf.type == NPY_FLOAT32   ? all_finite<float>(found, items * leaf.nbytes / 4)
+                                    : leaf.type == NPY_FLOAT64 ? all_finite<double>(found, items * leaf.nbytes / 8)
+                                                               : true;
+                if (!finite) return false;
+            }
+            columns.push_back(Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes / leaf.frames, leaf.frames,
+                                     leaf.is_obs != 0, found});
+            at += (leaf.nbytes * items + 15) / 16 * 16;
+            nbytes += leaf.nbytes * items;
+        }
+        all = Columns{columns.data(), n_leaves};
+        return true;
+    }
+
+    Columns all{nullptr, 0};
+    int64_t nbytes = 0;
+};
+
+void require_streams(const int64_t* owners, int64_t n, int64_t streams) {
+    for (int64_t t = 0; owners && t < n; ++t) {
+        if (owners[t] < 0 || owners[t] >= streams) throw nb::value_error("a stream is beyond the last");
+    }
+}
+
 // The first id of the appended transitions, or -1 where some value is not plainly of its field's dtype and shape:
 // then nothing has changed, and Python converts or complains.
 int64_t py_append(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& values, int64_t lead,
                   nb::handle owners, bool item_a_stream) {
     const Store store = as_store(store_arrays);
-    auto* plan_array = as_array(plan, NPY_INT64);
-    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
-    const int64_t n_leaves = PyArray_DIM(plan_array, 0), width = PyArray_DIM(plan_array, 1);
+    Given given;
+    if (!given.look(plan, values, lead)) return -1;
     const int64_t items = lead < 0 ? 1 : lead;
-    if (static_cast<int64_t>(values.size()) != n_leaves) throw nb::value_error("one value a leaf of the plan");
-
-    int64_t scratch = 0;
-    for (int64_t c = 0; c < n_leaves; ++c) scratch += (rows[c * width + 2] * items + 15) / 16 * 16;
-    thread_local std::vector<char> room;
-    thread_local std::vector<Column> columns;
-    if (static_cast<int64_t>(room.size()) < scratch + 16) room.resize(static_cast<size_t>(scratch) + 16);
-    columns.clear();
-
-    char* at = room.data();
-    int64_t nbytes = 0;
-    for (int64_t c = 0; c < n_leaves; ++c) {
-        const int64_t* r = rows + c * width;
-        const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r + LEAF_HEAD};
-        const char* found = values_of(values[c].ptr(), leaf, lead, at);
-        if (!found) return -1;
-        if (leaf.finite) {
-            const bool finite = leaf.type == NPY_FLOAT32   ? all_finite<float>(found, items * leaf.nbytes / 4)
-                                : leaf.type == NPY_FLOAT64 ? all_finite<double>(found, items * leaf.nbytes / 8)
-                                                           : true;
-            if (!finite) return -1;
-        }
-        columns.push_back(Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes / leaf.frames, leaf.frames,
-                                 leaf.is_obs != 0, found});
-        at += (leaf.nbytes * items + 15) / 16 * 16;
-        nbytes += leaf.nbytes * items;
-    }
     const int64_t first = store.added();
     const int64_t streams = size_of(store_arrays[NEWEST]);
     const int64_t* owner = owners.is_none() ? nullptr : int64s(owners);
     const int64_t n = owner ? size_of(owners) : items;
     if (n != items && !item_a_stream) throw nb::value_error("one stream a transition");
     if (item_a_stream && items != streams) throw nb::value_error("one item a stream");
-    for (int64_t t = 0; owner && t < n; ++t) {
-        if (owner[t] < 0 || owner[t] >= streams) throw nb::value_error("a stream is beyond the last");
-    }
-    const Columns all{columns.data(), n_leaves};
-    MaybeReleased released(nbytes);
-    append(store, all, n, owner, item_a_stream, streams);
+    require_streams(owner, n, streams);
+    MaybeReleased released(given.nbytes);
+    append(store, given.all, n, owner, item_a_stream, streams);
     return first;
 }
+
+// ---- channel ----------------------------------------------------------------------------------------------------
+
+// (file, where its messages begin, memory), as shared/ring.py makes it.
+struct Shared {
+    Channel channel;
+    Memory memory;
+};
+
+Shared as_channel(const nb::tuple& t) {
+    auto* file = as_array(t[0], NPY_UINT8);
+    const auto begin = nb::cast<int64_t>(t[1]), capacity = PyArray_SIZE(file) - begin;
+    int64_t* m = int64s(t[2]);
+    if (size_of(t[2]) != 4 || begin < static_cast<int64_t>(sizeof(Control)) || capacity < LINE || capacity % LINE ||
+        begin % LINE || reinterpret_cast<uintptr_t>(PyArray_BYTES(file)) % LINE) {
+        throw nb::value_error("this is not the memory of a channel");
+    }
+    return Shared{Channel{reinterpret_cast<Control*>(PyArray_BYTES(file)), PyArray_BYTES(file) + begin, capacity},
+                  Memory{m[0], m[1], m[2], m[3]}};
+}
+
+// owners [n]: each transition's stream (with `item_a_stream`, the items that are meant), or None: all are of `stream`.
+int64_t py_channel_push(const nb::tuple& shared, nb::handle plan, const nb::tuple& values, int64_t lead,
+                        nb::handle owners, int32_t stream, bool item_a_stream, bool drop) {
+    const Shared to = as_channel(shared);
+    Given given;
+    if (!given.look(plan, values, lead)) return static_cast<int64_t>(Pushed::NOT_PLAIN);
+    const int64_t items = lead < 0 ? 1 : lead;
+    const int64_t* owner = owners.is_none() ? nullptr : int64s(owners);
+    const int64_t n = owner ? size_of(owners) : items;
+    if (n != items && !item_a_stream) throw nb::value_error("one stream a transition");
+    if ((owner != nullptr) != (stream == -1) || (item_a_stream && !owner)) throw nb::value_error("owners, or a stream");
+    if (item_a_stream) require_streams(owner, n, items);
+    return static_cast<int64_t>(
+        push_transitions(to.channel, to.memory, given.all, n, stream, owner, item_a_stream, drop));
+}
+
+int64_t py_channel_end(const nb::tuple& shared, nb::handle streams, bool drop) {
+    const Shared to = as_channel(shared);
+    return static_cast<int64_t>(push_end(to.channel, to.memory, int64s(streams), size_of(streams), drop));
+}
+
+// streams [k]: what each of the writer's streams is called in the rows. How many transitions, -1 where there is damage.
+int64_t py_channel_drain(const nb::tuple& store_arrays, nb::handle plan, const nb::tuple& shared, nb::handle streams,
+                         int64_t most) {
+    const Store store = as_store(store_arrays);
+    const Shared from = as_channel(shared);
+    auto* plan_array = as_array(plan, NPY_INT64);
+    const auto* rows = static_cast<const int64_t*>(PyArray_DATA(plan_array));
+    const int64_t n_leaves = PyArray_DIM(plan_array, 0), width = PyArray_DIM(plan_array, 1), k = size_of(streams);
+    std::vector<Slice> parts;
+    for (int64_t c = 0; c < n_leaves; ++c) {
+        const int64_t* r = rows + c * width;
+        const Leaf leaf{r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r + LEAF_HEAD};
+        parts.push_back(Slice{Column{static_cast<Place>(leaf.place), leaf.at, leaf.nbytes / leaf.frames, leaf.frames,
+                                    leaf.is_obs != 0, nullptr},
+                             leaf.finite && leaf.type == NPY_FLOAT32, leaf.finite && leaf.type == NPY_FLOAT64});
+    }
+    require_streams(int64s(streams), k, size_of(store_arrays[NEWEST]));
+    const uint64_t waiting = from.channel.control->head.load() - from.channel.control->tail.load();
+    MaybeReleased released(static_cast<int64_t>(std::min<uint64_t>(waiting, WORTH_RELEASING)));
+    return Drain(store, from.channel, parts, int64s(streams), k, from.memory).run(most);
+}
+
+#ifndef _WIN32
+// The process that holds a record lock on the first byte of the file, 0 where none does but perhaps this one.
+int64_t py_lock_holder(int fd) {
+    struct flock lock{};
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_len = 1;
+    if (fcntl(fd, F_GETLK, &lock) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        throw nb::python_error();
+    }
+    return lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+}
+#endif
 
 // ---- blocks -----------------------------------------------------------------------------------------------------
 
@@ -427,6 +530,12 @@ void py_drop(const nb::tuple& store_arrays, int64_t oldest) {
     if (oldest < 0 || oldest > store.added()) throw nb::value_error("what was never given out cannot leave");
     MaybeReleased released((oldest - store.oldest()) * 64);
     drop(store, oldest);
+}
+
+void py_compact(const nb::tuple& store_arrays) {
+    const Store store = as_store(store_arrays);
+    MaybeReleased released((store.added() - store.oldest()) * 64);
+    compact(store);
 }
 
 int64_t py_release(nb::handle array, int64_t begin, int64_t end) {
@@ -651,6 +760,26 @@ void py_deck_deal(const nb::tuple& arrays, int64_t kept, nb::handle uniforms, nb
     deck.deal(kept, u, n, out);
 }
 
+// ---- usage ------------------------------------------------------------------------------------------------------
+
+int64_t py_mark_drawn(nb::handle cursor, int64_t capacity, nb::handle bits, nb::handle seen, nb::handle ids) {
+    auto* drawn = static_cast<uint8_t*>(PyArray_DATA(as_array(bits, NPY_UINT8)));
+    const int64_t *ends = int64s(cursor), *places = int64s(ids), n = size_of(ids);
+    int64_t* counts = int64s(seen);
+    if (capacity < 1 || size_of(bits) < (capacity + 7) / 8 || size_of(cursor) < 2 || size_of(seen) != 2) {
+        throw nb::value_error("a bit a slot, and two counts");
+    }
+    const int64_t added = ends[0], oldest = std::max(ends[1], added - capacity);
+    if (counts[0] < 0 || oldest < counts[0]) throw nb::value_error("what has left does not come back");
+    const Ring ring(capacity, oldest, added);
+    bool live = true;
+    for (int64_t i = 0; i < n; ++i) live &= (places[i] >= oldest) & (places[i] < added);
+    if (!live) require_live(ring, places, n);
+    MaybeReleased released(n * 8 + oldest - counts[0]);
+    mark_drawn(drawn, capacity, ring, counts, places, n);
+    return added;
+}
+
 // ---- priorities -------------------------------------------------------------------------------------------------
 
 // How many ids are live, or -1 - position of the first that was never given out.
@@ -703,6 +832,13 @@ NB_MODULE(_native, m) {
     m.attr("LANES") = widest_lanes();
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
     m.def("block", &py_block);
+    m.def("channel_drain", &py_channel_drain);
+    m.def("channel_end", &py_channel_end);
+    m.def("channel_push", &py_channel_push, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+          nb::arg(), nb::arg());
+#ifndef _WIN32
+    m.def("lock_holder", &py_lock_holder);
+#endif
     m.def("read", &py_read);
     m.def("read_stacks", &py_read_stacks);
     m.def("stacks_complete", &py_stacks_complete);
@@ -711,6 +847,7 @@ NB_MODULE(_native, m) {
     m.def("follow", &py_follow);
     m.def("sequences", &py_sequences);
     m.def("drop", &py_drop);
+    m.def("compact", &py_compact);
     m.def("release", &py_release);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
@@ -720,6 +857,7 @@ NB_MODULE(_native, m) {
     m.def("deck_add", &py_deck_add);
     m.def("deck_deal", &py_deck_deal);
     m.def("deck_drop", &py_deck_drop);
+    m.def("mark_drawn", &py_mark_drawn);
     m.def("order_add", &py_order_add);
     m.def("order_drop", &py_order_drop);
     m.def("order_update", &py_order_update);

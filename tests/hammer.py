@@ -32,6 +32,7 @@ native = load(sys.argv[1])
 
 import replaybank as rb  # noqa: E402  after the module it should use
 from replaybank import kernels  # noqa: E402
+from replaybank.rows import Rows  # noqa: E402
 from replaybank.samplers.sum_tree import Tree  # noqa: E402
 
 assert kernels.append is native.append
@@ -252,6 +253,61 @@ def crowd() -> None:
     buffer.check_valid()
 
 
+def rings(seed: int) -> None:
+    """A ring between two ends in this process: random messages that wrap around and drop, then hostile bytes.
+
+    Whatever another process has written there, the reader must stay within the file and within the rows.
+    """
+    rng = np.random.default_rng(seed)
+    spec = {"obs": random_node(rng, 2), "action": random_node(rng, 1), "reward": ("f8", ())}
+    stacked = seed % 4 == 0
+    if stacked:
+        spec = {"obs": ("u1", (4, 3)), "action": ("i8", ()), "reward": ("f4", ())}
+    schema = rb.ReplayBuffer(1, spec).schema
+    assert schema is not None
+    view = rb.FrameStack(4) if stacked else rb.Transition()
+    rows = Rows(schema, int(rng.integers(1, 60)), 5, view.stack(schema))
+    size = 64 * int(rng.integers(1, 80))
+    whole = np.zeros(4096 + size + 64, np.uint8)
+    file = whole[-whole.ctypes.data % 64 :][: 4096 + size]  # as a mapped file: at the start of a cache line
+    words = file[:1024].view(np.int64)
+    words[48] = -1
+    near, far = (file, 4096, np.zeros(4, np.int64)), (file, 4096, np.zeros(4, np.int64))
+    streams = np.array([3, 1], np.int64)
+    largest = size // max(1, sum(leaf.nbytes for leaf in schema.leaves))
+    for turn in range(150):
+        n = int(rng.choice([1, 2, 7, 40]))
+        masked = turn % 3 == 0
+        owners = np.flatnonzero(rng.random(n) < 0.5) if masked else rng.integers(0, 2, n)
+        if masked:
+            owners = owners[:2] % 2
+        lone = turn % 2 == 1
+        given = tuple(
+            np.ascontiguousarray(np.broadcast_to(rng.integers(0, 2), (n, *leaf.shape)).astype(leaf.dtype))
+            for leaf in schema.leaves
+        )
+        drop = bool(rng.random() < 0.7)
+        if lone:
+            kernels.channel_push(near, rows.plan, given, n, None, int(rng.integers(2)), False, drop)
+        elif len(owners) and (masked or len(owners) == n):
+            kernels.channel_push(near, rows.plan, given, n, owners.astype(np.int64), -1, masked, drop)
+        kernels.channel_end(near, rng.integers(0, 2, 2), drop)
+        if turn > 50 and turn % 5 == 0:
+            for _ in range(rng.integers(1, 6)):
+                value = rng.choice([0, 1, -1, 3, 63, 64, 65, size, 2**31, 2**32, 2**62, 2**63 - 1, -(2**63)])
+                place = rng.choice([16, 32, 48, 49, 64, 65, 66, 67, 68, -1, -1, -1])
+                if place < 0:
+                    place = 512 + (words[32] % size // 8 + rng.integers(-8, 12)) % (size // 8)
+                file.view(np.int64)[place] = value
+        rows.drain(far, streams, int(rng.integers(1, 100)), largest)
+        rows.check_valid()
+        if turn > 50 and turn % 15 == 0:  # a new pair of processes
+            file[:] = rng.integers(0, 256, len(file), dtype=np.uint8) if turn % 2 else 0
+            words[:] = 0
+            words[48] = -1
+            near[2][:], far[2][:] = 0, 0
+
+
 if sys.argv[2:] == ["overflow"]:
     tree = Tree(100)
     kernels.tree_build((tree.nodes.copy(), tree._levels * 3), kernels.SUM)
@@ -262,5 +318,6 @@ odd_arguments()
 for seed in range(60):
     random_life(seed)
     stacks(seed)
+    rings(seed)
 crowd()
 print("clean")

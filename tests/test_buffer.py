@@ -264,11 +264,11 @@ class BufferMachine(RuleBasedStateMachine):
         for buffer in (self.uniform, self.prioritized):
             buffer.check_valid()
         stats = self.uniform.stats()
-        assert stats.pop("nbytes") == self.uniform.nbytes
-        assert stats == self.oracle.stats() | {"updated": 0, "stale": 0}
+        assert stats["nbytes"] == self.uniform.nbytes
+        assert stats.items() >= (self.oracle.stats() | {"updated": 0, "stale": 0}).items()
         stats = self.prioritized.stats()
-        assert stats.pop("nbytes") == self.prioritized.nbytes
-        assert stats == self.oracle.stats() | {"sampled": self.prioritized_sampled}
+        assert stats["nbytes"] == self.prioritized.nbytes
+        assert stats.items() >= (self.oracle.stats() | {"sampled": self.prioritized_sampled}).items()
 
 
 TestBufferIsWhatTheOracleSays = BufferMachine.TestCase
@@ -333,7 +333,7 @@ def test_one_stream_is_understood_with_and_without_a_leading_axis() -> None:
         plain.add(**{name: value[i] for name, value in fields.items()})
         vector.add(**{name: value[i : i + 1] for name, value in fields.items()})
     assert same_batch(contents(plain), contents(vector))
-    assert plain.stats() == vector.stats()
+    assert {**plain.stats(), "age_seconds": 0} == {**vector.stats(), "age_seconds": 0}
 
 
 def test_ids_go_on_after_clear_and_old_ones_are_stale() -> None:

@@ -75,6 +75,10 @@ def test_append_read_and_walk(schema, capacity, streams):
             reference.drop(twin, oldest)
             same(rows, twin_rows)
             assert rows.oldest == oldest
+        if turn % 7 == 6:
+            kernels.compact(rows._store)
+            reference.compact(twin)
+            same(rows, twin_rows)
         rows.check_valid()
         if rows.empty:
             continue
@@ -192,6 +196,9 @@ def test_append_and_read_stacks(capacity, streams, zero):
             oldest = int(rng.integers(rows.oldest, rows.added))
             kernels.drop(rows._store, oldest)
             reference.drop(twin, oldest)
+        if turn % 8 == 7:
+            kernels.compact(rows._store)
+            reference.compact(twin)
         same(rows, twin_rows)
         rows.check_valid()
         ids = rng.integers(rows.oldest, rows.added, 40)

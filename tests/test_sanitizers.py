@@ -7,12 +7,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE / "fuzz"))
+
+from fuzzing import Worker, hunt  # noqa: E402  from the folder just named
+
 NATIVE = HERE.parent / "native"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -72,19 +77,24 @@ def build(folder: Path) -> Path:
     return target
 
 
-def hammer(module: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs hammer.py on the sanitized module."""
+def environment() -> dict[str, str]:
+    """What a process needs in which the sanitized module runs."""
     # libstdc++ too: AddressSanitizer must find its __cxa_throw when it starts. Python's allocator would hide overruns.
     preload = " ".join(filter(None, (runtime("libasan.so"), runtime("libstdc++.so.6"))))
-    environment = {
+    return {
         **os.environ,
         "LD_PRELOAD": preload,
-        "ASAN_OPTIONS": "detect_leaks=0",
+        # What asks for too much memory fails as it does elsewhere.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
     }
+
+
+def hammer(module: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs hammer.py on the sanitized module."""
     command = [sys.executable, str(HERE / "hammer.py"), str(module), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=250)
 
 
 @pytest.mark.skipif(missing() is not None, reason=missing() or "")
@@ -98,3 +108,7 @@ def test_the_sanitizers_find_nothing_on_any_public_path(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-6000:]
     assert done.stdout == "clean\n"
     assert "runtime error" not in done.stderr
+    with Worker(module, environment()) as worker:
+        for target in ("api", "hostile"):  # random programs, too
+            _, _, failures = hunt(worker, target, count(), 1500)
+            assert not failures, "\n\n".join(map(str, failures))

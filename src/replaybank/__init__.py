@@ -2,6 +2,7 @@
 
 from replaybank.batch import Batch
 from replaybank.buffer import PriorityReport, ReplayBuffer, Segment
+from replaybank.files import CheckpointError
 from replaybank.recorder import Episode, Recorder
 from replaybank.samplers.combined import Combined
 from replaybank.samplers.mixture import Mixture
@@ -11,6 +12,7 @@ from replaybank.samplers.recent import Recent
 from replaybank.samplers.sample_once import SampleOnce
 from replaybank.samplers.schedule import linear
 from replaybank.samplers.uniform import Uniform
+from replaybank.saving import Saving
 from replaybank.schema import Schema, schema_of
 from replaybank.views.frames import FrameStack
 from replaybank.views.hindsight import Hindsight
@@ -20,6 +22,7 @@ from replaybank.views.transition import Transition
 
 __all__ = [
     "Batch",
+    "CheckpointError",
     "Combined",
     "Episode",
     "FrameStack",
@@ -33,6 +36,7 @@ __all__ = [
     "Recorder",
     "ReplayBuffer",
     "SampleOnce",
+    "Saving",
     "Schema",
     "Segment",
     "Sequence",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank.convert import as_numeric
 from replaybank.schema import Leaf, Node, Schema, children_of
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 def named(
@@ -35,8 +38,8 @@ def picked(
     for leaf, value in zip(schema.leaves, leaves, strict=True):
         array = as_numeric(leaf.name, value)
         array = array[np.newaxis] if lead < 0 else array
-        if array.shape[:1] != (streams,):
-            raise ValueError(f"{leaf.name}: expected a leading axis of {streams}, given shape {array.shape}")
+        if array.shape != (streams, *leaf.shape):
+            raise ValueError(f"{leaf.name}: expected shape {(streams, *leaf.shape)}, given {array.shape}")
         picked.append(array[owners])
     return picked
 
@@ -50,6 +53,14 @@ def whole_number(name: str, value: Any, most: int) -> int:
     if not 1 <= number <= most:
         raise ValueError(f"{name}: expected 1 to {most}, given {number}")
     return number
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a real number that float64 can hold."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an int beyond float64
+        return False
 
 
 def readonly(records: NDArray[Any], node: Node) -> Any:
@@ -69,4 +80,10 @@ def ids_of(indices: ArrayLike) -> NDArray[np.int64]:
         raise TypeError(f"indices: expected integers of shape (n,), given {ids.dtype} of shape {ids.shape}")
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise ValueError(f"indices: {ids.max()} was never given out")
-    return np.ascontiguousarray(ids, np.int64)
+    return for_kernel(ids, np.int64)
+
+
+def for_kernel(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:
+    """`array` ([n]) as the kernels take it: of this dtype, contiguous and aligned."""
+    found = np.ascontiguousarray(array, dtype)
+    return found if found.flags.aligned else found.copy()

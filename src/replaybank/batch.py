@@ -121,7 +121,7 @@ class Batch:
         return len(self["discount"])
 
     def __contains__(self, name: object) -> bool:
-        return name in tuple(self.keys()) or name == "done"
+        return isinstance(name, str) and (name in tuple(self.keys()) or name == "done")
 
     def keys(self) -> Iterator[str]:
         """The names of the fields; with this, `dict(batch)` works."""

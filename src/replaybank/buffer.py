@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from types import NoneType
@@ -13,19 +14,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import for_kernel, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
+from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
 from replaybank.files import compressor, fields_of
 from replaybank.manifest import refusing
+from replaybank.memory import machine_bytes, reserving, warn_beyond
 from replaybank.parts import as_part
 from replaybank.plain import SAMPLERS, VIEWS, described
-from replaybank.rows import MAX_CAPACITY, Rows
+from replaybank.rows import MAX_CAPACITY, Rows, record_of
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
 from replaybank.saving import Saving
 from replaybank.schema import Schema
+from replaybank.usage import Usage
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
@@ -33,6 +37,9 @@ from replaybank.views.transition import Transition
 MOST_REDRAWS = 100
 # What is counted over a buffer's life.
 COUNTS = ("sampled", "updated", "stale", "cleared")
+ALWAYS = 2**63 - 1
+# Of a `sample`: a batch is at most 2 GiB, of which each transition takes 26 bytes even where its fields are empty.
+MOST_DRAWN = 2**31 // 26
 
 
 class PriorityReport(NamedTuple):
@@ -58,25 +65,40 @@ class ReplayBuffer:
 
     `schema`: a `Schema` (`rb.schema_of(env)`), a mapping as in `Schema.of`, or None: inferred from the first `add`.
     `streams`: how many environment copies one `add` brings a transition of; arrays then have that leading axis.
+    `max_bytes` takes the place of `capacity`: `nbytes` never exceeds it after any call, and the capacity is what fits
+    where all observations are shared. Where ends of episodes, jumps or reset streams cost more, the oldest transitions
+    leave early, a sixty-fourth of the capacity at a time; `stats` counts them as overwritten. Without a schema the
+    capacity is 0 until the first `add`.
+
     `sampler` says which transitions are drawn, `view` what a draw means. `seed`: anything that
     `numpy.random.default_rng` takes; same seed and same calls, same batches.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
     several threads: each call is one step. A pickle or copy is not one: add nothing while it is made.
 
-    Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
+    Warns (RuntimeWarning, once) where it will need more memory than the machine, or its control group, has.
+
+    Raises ValueError where capacity, max_bytes or streams is out of range, not exactly one of capacity and max_bytes is
+    given, or max_bytes is too little for one transition a stream (without a schema: at the first `add`); TypeError
+    where a part is not what it must be; MemoryError where memory cannot be reserved.
     """
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | None = None,
         schema: Schema | Mapping[str, Any] | None = None,
         streams: int = 1,
         sampler: Sampler | None = None,
         view: View | None = None,
         seed: Any = None,
+        max_bytes: int | None = None,
     ) -> None:
-        self._capacity = whole_number("capacity", capacity, MAX_CAPACITY)
+        if (capacity is None) == (max_bytes is None):
+            raise ValueError(
+                f"expected one of capacity and max_bytes, given capacity={capacity}, max_bytes={max_bytes}"
+            )
+        self._capacity = 0 if capacity is None else whole_number("capacity", capacity, MAX_CAPACITY)
+        self._max_bytes = None if max_bytes is None else whole_number("max_bytes", max_bytes, ALWAYS)
         self._streams = whole_number("streams", streams, MAX_CAPACITY)
         self.view = Transition() if view is None else view
         self.seed = seed
@@ -85,11 +107,16 @@ class ReplayBuffer:
         self._saves: dict[str, str] = {}  # by folder the last save's token
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
+        self._usage: Usage  # is there as soon as the rows are
+        self._budget: Budget | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
+        self._last_sure = ALWAYS  # an `add` after that of this id may need others to leave first
         self._sampled = self._updated = self._stale = self._cleared = 0
+        self._sampler: Sampler = Uniform() if sampler is None else as_part("sampler", sampler, Sampler, "Uniform()")
         if schema is not None:
             self._allocate(schema if isinstance(schema, Schema) else Schema.of(schema))
-        self.sampler = Uniform() if sampler is None else sampler
+        if capacity is not None:
+            self._attach(self._sampler)
 
     # ---- adding ----
 
@@ -122,6 +149,8 @@ class ReplayBuffer:
                 first = self._rows.append((obs, action, reward, next_obs, terminated, truncated), self._lead)
                 if first >= 0:
                     self._sampler.added(first, self._streams)
+                    if first > self._last_sure:
+                        self._plain = False
                     return first
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
@@ -150,6 +179,8 @@ class ReplayBuffer:
         shape = as_numeric("terminated", terminated).shape
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        if shape[0] > MAX_CAPACITY:
+            raise ValueError(f"extend: expected at most {MAX_CAPACITY} transitions, given {shape[0]}")
         with self._lock:
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             return self._append(values, shape[0], np.full(shape, stream, np.int64))
@@ -180,7 +211,8 @@ class ReplayBuffer:
         schema = Schema.inferred(values, lead) if rows is None else rows.schema
         leaves = schema.values(values)
         n = max(lead, 1) if owners is None else len(owners)
-        first = -1 if rows is None or n == 0 else rows.append(tuple(leaves), lead, owners, masked)
+        fits = n > 0 and (self._budget is None or self._budget.fits(n))
+        first = rows.append(tuple(leaves), lead, owners, masked) if rows is not None and fits else -1
         if first < 0:
             if masked:
                 leaves, lead = picked(schema, leaves, self._streams, lead, owners), n
@@ -189,28 +221,72 @@ class ReplayBuffer:
                 return 0 if rows is None else rows.added
             if rows is None:
                 rows = self._allocate(schema)
+            if self._budget is not None and not self._budget.fits(n):
+                first = self._budget.append(arrays, lead, owners)
+                self._look_ahead()
+                return first
             first = rows.append(arrays, lead, owners)
             assert first >= 0, "converted arrays are what the kernel takes"
         self._sampler.added(first, n)
+        if self._budget is not None:
+            self._look_ahead()
         return first
 
-    def _allocate(self, schema: Schema) -> Rows:
-        return self._take(Rows(schema, self._capacity, self._streams, self._view.stack(schema)))
+    def _ingest(self, take: Callable[[Rows], object]) -> int:
+        """Has `take` append to the rows, as one step; gives how many transitions came. For `replaybank.shared`."""
+        with self._lock:
+            rows = self._rows
+            assert rows is not None, "the learner has asked for a schema"
+            first = rows.added
+            try:
+                take(rows)
+            finally:
+                if rows.added > first:
+                    self._sampler.added(first, rows.added - first)
+            return rows.added - first
 
-    def _take(self, rows: Rows) -> Rows:
-        self._rows = rows
-        self._plain = rows.schema.flat and not rows.schema.extras
+    def _allocate(self, schema: Schema) -> Rows:
+        """Makes the rows. Changes nothing where that fails."""
+        stack = self._view.stack(schema)
+        record = record_of(schema, stack)
+        costs = Costs.of(record, 1 if stack is None else stack.frames, self._streams)
+        capacity = self._capacity
+        if self._max_bytes is not None:
+            capacity = costs.capacity(self._max_bytes, self._streams, MAX_CAPACITY, self._bytes_beside)
+        needed = costs.least(capacity, self._streams) + self._bytes_beside(capacity)
+        warn_beyond(needed, machine_bytes())
+        with reserving(needed, f"a buffer of {capacity} transitions"):
+            rows, usage = Rows(schema, capacity, self._streams, stack), Usage(capacity)
+            if self._max_bytes is not None:
+                self._sampler.attach(capacity)
+        self._rows, self._usage, self._capacity = rows, usage, capacity
+        if self._max_bytes is not None:
+            self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(capacity))
+        self._look_ahead()
         return rows
+
+    def _bytes_beside(self, capacity: int) -> int:
+        """The most bytes of what is no row, tail or frame."""
+        return self._sampler.bytes_for(capacity) + Usage.bytes_for(capacity)
+
+    def _look_ahead(self) -> None:
+        """Finds out whether `add` may take the short way, and until when it need not ask whether there is room."""
+        rows = self._rows
+        if rows is not None:
+            sure = ALWAYS if self._budget is None else self._budget.sure()
+            self._last_sure = sure - 2 * self._streams
+            self._plain = rows.schema.flat and not rows.schema.extras and rows.added + self._streams <= sure
 
     # ---- sampling ----
 
     def sample(self, n: int) -> Batch:
         """`n` transitions, as the sampler draws and the view reads them.
 
-        Raises ValueError where n < 1, the buffer is empty, or the sampler has fewer to give.
+        Raises ValueError where n < 1, the buffer is empty, the sampler has fewer to give, or the batch would be larger
+        than 2 GiB.
         """
-        if type(n) is not int or not 0 < n <= MAX_CAPACITY:
-            n = whole_number("sample: n", n, MAX_CAPACITY)
+        if type(n) is not int or not 0 < n <= MOST_DRAWN:
+            n = whole_number("sample: n", n, MOST_DRAWN)
         with self._lock:
             rows = self._rows
             if rows is None or rows.empty:
@@ -218,6 +294,7 @@ class ReplayBuffer:
             ids, probabilities = self._draw(rows, n)
             batch = self._view.read(rows, ids, self._rng)
             batch.draw(ids, probabilities, self._sampler.weights(probabilities))
+            self._usage.sampled(ids, rows)
             self._sampled += n
             return batch
 
@@ -241,12 +318,12 @@ class ReplayBuffer:
     def walk(self, indices: ArrayLike, steps: int, forward: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The ids `[n, steps + 1]` along the segment of each id ([n]), itself first; at its end the last is repeated.
 
-        The second array `[n]` counts the distinct ones: 1 … steps + 1. Raises ValueError where an id is not in the
-        buffer.
+        The second array `[n]` counts the distinct ones: 1 … steps + 1. `steps` is at most the capacity: no path is
+        longer. Raises ValueError where it is more, or an id is not in the buffer.
         """
         ids = ids_of(indices)
         with self._lock:
-            return self._live(ids).walk(ids, whole_number("walk: steps", steps, MAX_CAPACITY), forward)
+            return self._live(ids).walk(ids, whole_number("walk: steps", steps, self._capacity), forward)
 
     def segments(self) -> Iterator[Segment]:
         """The segments in the buffer as it is now, in the order of their first transitions."""
@@ -268,7 +345,7 @@ class ReplayBuffer:
         """
         rows = self._rows
         stored = tuple(rows.schema.stored) if rows is not None else ()
-        if rows is None or name not in stored:
+        if rows is None or not isinstance(name, str) or name not in stored:
             raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
         records = rows.data[: min(rows.added, rows.capacity)]
         return readonly(records[name], rows.schema.fields[name])
@@ -312,9 +389,9 @@ class ReplayBuffer:
         errors = as_numeric("td_error", td_error)
         if errors.dtype.kind == "c":
             raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        errors = np.asarray(errors, np.float64, order="C")
         if errors.shape != ids.shape:
             raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        errors = for_kernel(errors, np.float64)
         with self._lock:
             rows = self._rows
             oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
@@ -322,8 +399,10 @@ class ReplayBuffer:
             if live < 0:
                 wrong = ids[-1 - live]
                 raise ValueError(f"indices: {wrong} was never given out; ids so far are 0 to {added - 1}")
+            if rows is None:  # so there are no ids
+                return PriorityReport(0, 0)
             priorities = self._sampler.priorities(errors)
-            members = self._view.members(rows, ids) if rows is not None else None
+            members = self._view.members(rows, ids)
             if members is None:
                 updated = self._sampler.update(ids, priorities)
             else:
@@ -341,7 +420,7 @@ class ReplayBuffer:
 
     @property
     def capacity(self) -> int:
-        """The most transitions it holds, over all streams."""
+        """The most transitions it holds, over all streams. With `max_bytes`, 0 as long as the schema is not known."""
         return self._capacity
 
     @property
@@ -356,14 +435,24 @@ class ReplayBuffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that hold transitions and what the sampler knows of them."""
-        return (self._rows.nbytes if self._rows is not None else 0) + self._sampler.nbytes
+        """Bytes of memory that transitions, what the sampler knows of them, and `stats` take.
+
+        What was touched and not given back to the system counts, whether it holds anything now or not; what is only
+        reserved does not, but for the arrays of a sampler. What was cleared or left early was given back, up to pages.
+        """
+        return (self._rows.nbytes + self._usage.nbytes if self._rows is not None else 0) + self._sampler.nbytes
+
+    @property
+    def max_bytes(self) -> int | None:
+        """The most that `nbytes` ever is; None where `capacity` was given."""
+        return self._max_bytes
 
     @property
     def sampler(self) -> Sampler:
         """What decides which transitions are drawn. Another one starts with what is here, all of it new to it.
 
-        Raises TypeError where it is no sampler, ValueError where it belongs to a buffer already.
+        Raises TypeError where it is no sampler, ValueError where it belongs to a buffer already, or where `max_bytes`
+        is too little for what it needs.
         """
         return self._sampler
 
@@ -371,9 +460,21 @@ class ReplayBuffer:
     def sampler(self, sampler: Sampler) -> None:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
-            sampler.attach(self._capacity)
+            rows = self._rows
+            budget = self._budget
+            if budget is not None and rows is not None:
+                budget = Budget(budget.max_bytes, rows, sampler, Usage.bytes_for(self._capacity))
+            if self._capacity:
+                self._attach(sampler)
             self._introduce(sampler)
-            self._sampler = sampler
+            self._sampler, self._budget = sampler, budget
+            if budget is not None:
+                budget.make_room(0)
+                self._look_ahead()
+
+    def _attach(self, sampler: Sampler) -> None:
+        with reserving(sampler.bytes_for(self._capacity), f"{sampler!r} for {self._capacity} transitions"):
+            sampler.attach(self._capacity)
 
     def _introduce(self, sampler: Sampler) -> None:
         """Tells a sampler of what is here, all of it new to it."""
@@ -403,30 +504,47 @@ class ReplayBuffer:
 
     @seed.setter
     def seed(self, seed: Any) -> None:
-        self._rng = np.random.default_rng(seed)
+        # Of a matrix each item is a matrix, in which NumPy looks for numbers until the stack ends.
+        self._rng = np.random.default_rng(np.asarray(seed) if isinstance(seed, np.ndarray) else seed)
         self._seed = seed
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         """Counts: size, capacity, streams; added, overwritten, sampled, updated, stale (ever); tails, nbytes (now).
 
         `tails` are observations that are held beside the rows: those at ends, at the newest step of each open stream,
         and of transitions that continue nothing.
+
+        Of the oldest transition: `age_added`, how many came in after it; `age_samples`, how many calls of `sample`
+        there were since (gradient steps, where each makes one: Fedus et al. 2020 call that its age); `age_seconds`, by
+        the system's clock. The last two are never too small, and too large by at most a 256th of a full buffer, and
+        what came before a first `sample`. `effective_size`: 1 / sum of P(i)^2, from 1 to size (Kish 1965).
+        `never_sampled`: the share, from 0 to 1, of what is in the buffer that no `sample` has drawn. `calls`: of
+        `sample`, ever. `effective_size` may cost a pass over the priorities; nothing else depends on the size.
         """
-        rows = self._rows
-        added = rows.added if rows is not None else 0
-        return {
-            "size": len(self),
-            "capacity": self._capacity,
-            "streams": self._streams,
-            "added": added,
-            "overwritten": added - len(self) - self._cleared,
-            "cleared": self._cleared,
-            "sampled": self._sampled,
-            "updated": self._updated,
-            "stale": self._stale,
-            "tails": rows.tails_in_use if rows is not None else 0,
-            "nbytes": self.nbytes,
-        }
+        with self._lock:
+            rows = self._rows
+            added, oldest = (rows.added, rows.oldest) if rows is not None else (0, 0)
+            size, usage = added - oldest, self._usage if rows is not None else Usage(0)
+            samples, seconds = usage.age(oldest) if size else (0, 0.0)
+            return {
+                "size": size,
+                "capacity": self._capacity,
+                "streams": self._streams,
+                "added": added,
+                "overwritten": added - size - self._cleared,
+                "cleared": self._cleared,
+                "sampled": self._sampled,
+                "calls": usage.calls,
+                "updated": self._updated,
+                "stale": self._stale,
+                "tails": rows.tails_in_use if rows is not None else 0,
+                "nbytes": self.nbytes,
+                "age_added": max(size - 1, 0),
+                "age_samples": samples,
+                "age_seconds": seconds,
+                "effective_size": self._sampler.effective_size() if size else 0.0,
+                "never_sampled": usage.never_sampled(rows) if rows is not None else 0.0,
+            }
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams. Ids go on, so old indices stay recognisable as stale."""
@@ -435,6 +553,7 @@ class ReplayBuffer:
                 self._cleared += len(self._rows)
                 self._rows.clear()
                 self._sampler.dropped(self._rows.added)
+                self._look_ahead()
 
     # ---- on disk ----
 
@@ -491,15 +610,20 @@ class ReplayBuffer:
         damaged or not known, TypeError where a sampler or view must be given.
         """
         folder = Path(path).absolute()
-        found = checkpoint.load(folder)
+        found = checkpoint.salvage(folder) if salvage else checkpoint.load(folder)
         values = found.values
-        capacity, streams = checkpoint.sizes(values)
+        capacity, streams, max_bytes = checkpoint.sizes(values)
         sampler = checkpoint.part("sampler", values, SAMPLERS) if sampler is None else sampler
         view = checkpoint.part("view", values, VIEWS) if view is None else view
-        buffer = cls(capacity, None, streams, sampler, view)
+        buffer = cls(capacity, None, streams, sampler, view, max_bytes=None if capacity else max_bytes)
+        buffer._max_bytes = max_bytes
         with refusing():
             buffer._resume(found)
-        buffer._saves[str(folder)] = found.token
+        if found.token is not None:
+            buffer._saves[str(folder)] = found.token
+        if found.damage:
+            told = f"salvaged {len(buffer)} transitions from {folder}, lost {found.lost}: {'; '.join(found.damage)}"
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
         return buffer
 
     def _resume(self, found: checkpoint.Contents) -> None:
@@ -511,9 +635,18 @@ class ReplayBuffer:
         self._lead = lead
         for name in COUNTS:
             setattr(self, f"_{name}", count(counts, name))
+        if rows is not None:
+            self._rows, self._usage = rows, Usage(rows.capacity)
+            if self._max_bytes is not None:
+                self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
+            self._look_ahead()
+        if found.damage:
+            self.seed = self._seed
+            self._introduce(self._sampler)
+            return
         self._rng = checkpoint.generator(values["generator"])
         if rows is not None:
-            self._take(rows)
+            self._usage.restore(values["usage"])
         if described(self._sampler).get("kind") == values["sampler"]["kind"]:
             checkpoint.require_agreement(values["sampler_state"], rows)
             self._sampler.restore(values["sampler_state"])
@@ -526,6 +659,7 @@ class ReplayBuffer:
             self._sampler.added(self._rows.added, 0)  # an interrupt may have kept it from it
         values = {
             "capacity": self._capacity,
+            "max_bytes": self._max_bytes,
             "streams": self._streams,
             "lead": self._lead,
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
@@ -534,6 +668,7 @@ class ReplayBuffer:
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),
             "view": described(self._view),
+            "usage": self._usage.state() if self._rows is not None else None,
         }
         return checkpoint.Contents(self._rows, values)
 
@@ -549,9 +684,12 @@ class ReplayBuffer:
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
-        self._sampler.check_valid()
+        if self._capacity:
+            self._sampler.check_valid()
         if self._rows is not None:
             self._rows.check_valid()
+            self._usage.check_valid()
+        assert self._max_bytes is None or self.nbytes <= self._max_bytes, "it holds more than it may"
 
     def __repr__(self) -> str:
         parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"

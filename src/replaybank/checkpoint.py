@@ -11,10 +11,10 @@ A save writes new files, waits until they are on the disk, and then replaces the
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -26,16 +26,17 @@ from numpy.typing import NDArray
 
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
-from replaybank.manifest import FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
+from replaybank.manifest import BACKUP, FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
 from replaybank.plain import lost, rebuilt
 from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
+from replaybank.salvage import keep_whole
 from replaybank.schema import Schema
 from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held
 from replaybank.stacking import Stacking
 
 FAN = 8  # so many shorter files become one
 INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
-PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_\d+_\d+)")
+PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_(\d{1,18})_(\d{1,18}))")
 MAX_ADDED = 2**62
 GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 POSITIONS = {"pos": 624, "buffer_pos": 4}  # in what generators keep: they would read on from anywhere
@@ -46,12 +47,14 @@ class Contents:
     """What a checkpoint keeps: rows, and everything else that the buffer is, as nested plain values and arrays.
 
     Dicts of numbers, texts, lists, None and arrays; what is saved may be windows on what goes on changing. `token`
-    names the save.
+    names the save. `damage`: what had to be left out, a line each, and `lost`: so many transitions.
     """
 
     rows: Rows | None
     values: dict[str, Any]
-    token: str = ""
+    token: str | None = None
+    lost: int = 0
+    damage: tuple[str, ...] = ()
 
 
 # ---- saving ----
@@ -66,7 +69,7 @@ def save(
     there: where the folder still holds it, only what was added since is written.
     """
     _make(folder)
-    token = secrets.token_hex(8)
+    token = os.urandom(8).hex()
     with alone(folder):
         tidy(folder)
         files, then_open = _files_of(folder, last)
@@ -194,45 +197,90 @@ def load(folder: Path) -> Contents:
             manifest = again
 
 
-def _found(folder: Path, manifest: dict[str, Any]) -> Contents:
-    with closing(ArrayReader(folder, manifest["state"])) as state:
-        values = joined(manifest["values"], state)
-        rows = None
+def salvage(folder: Path) -> Contents:
+    """What is whole of the checkpoint in a folder: `load`, but for what is damaged.
+
+    Of `values` only what needs no state comes back where anything is lost. Raises CheckpointError where not even a
+    manifest is whole.
+    """
+    damage: list[str] = []
+    if not any((folder / name).exists() for name in (MANIFEST, BACKUP)):
+        raise FileNotFoundError(f"no checkpoint in {folder}: {MANIFEST} is missing")
+    for name in (MANIFEST, BACKUP):
+        with _tolerance(damage):
+            manifest = read(folder / name)
+            if not damage:
+                with _tolerance(damage):
+                    return load(folder)
+            return _found(folder, manifest, damage)
+    raise CheckpointError("; ".join(damage))
+
+
+@contextmanager
+def _tolerance(damage: list[str] | None) -> Iterator[None]:
+    """Notes what is damaged or missing; raises it where there is nobody to note it for."""
+    try:
+        yield
+    except (CheckpointError, OSError) as error:
+        if damage is None:
+            raise
+        damage.append(str(error))
+
+
+def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = None) -> Contents:
+    with ExitStack() as stack:
+        state, values, rows = None, manifest["values"], None
+        with _tolerance(damage):
+            state = stack.enter_context(closing(ArrayReader(folder, manifest["state"])))
+            values = joined(values, state)
         if manifest["rows"] is not None:
-            rows, newest = _empty_rows(manifest["rows"], *sizes(values), state)
-            expected = rows.oldest
+            capacity, streams, _ = sizes(values)
+            rows = _empty_rows(manifest["rows"], capacity or 1, streams)
+            here = np.zeros(len(rows), bool)
             then_open: list[tuple[int, NDArray[np.int64]]] = []
+            with _tolerance(damage):
+                _require_chain(manifest["files"], rows)
             for file in manifest["files"]:
-                expected = _read_file(folder, file, rows, expected, then_open)
-            if expected != rows.added:
-                raise CheckpointError(f"transitions {expected} to {rows.added - 1} are missing")
+                with _tolerance(damage), closing(ArrayReader(folder, file)) as reader:
+                    _read_transitions(reader, file, rows, here, then_open, damage)
+            newest = np.full(rows.streams, -1)
+            with _tolerance(damage):
+                if state is not None:
+                    _hold(state, "", rows, then_open)
+                    newest = _newest(state, rows)
+                if not here.all():
+                    raise CheckpointError(f"transition {rows.oldest + int(here.argmin())} is missing")
+            if damage:
+                before = len(rows)
+                keep_whole(rows, here)
+                return Contents(rows, values, None, before - len(rows), tuple(damage))
             with refusing():
-                held = _held(state, "", rows)
-                _require_open(held, then_open)
-                rows.hold(held)
                 rows.settle(newest)
-    return Contents(rows, values, manifest["token"])
+    return Contents(rows, values, None if damage else manifest["token"], 0, tuple(damage or ()))
 
 
-def _empty_rows(
-    told: dict[str, Any], capacity: int, streams: int, state: ArrayReader
-) -> tuple[Rows, NDArray[np.int64]]:
-    """Rows that wait for their records, and the newest row of each stream."""
+def _empty_rows(told: dict[str, Any], capacity: int, streams: int) -> Rows:
+    """Rows that wait for their records."""
     kinds: Kinds = {"schema": list, "stack": (dict, NoneType), "record": str, "added": int, "start": int}
     schema, stack, record, added, start = fields_of(told, "rows", **kinds)
     if not 0 <= start <= added <= MAX_ADDED:
         raise CheckpointError(f"rows: expected 0 <= start <= added, found {start} and {added}")
-    if state.shape_of("newest", INT64) != (streams,):
-        raise CheckpointError(f"{state.name}: newest: expected {streams} streams")
     with refusing():
         rows = Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack))
     if str_of(rows.dtype) != record:
         raise CheckpointError(f"rows: expected records of {str_of(rows.dtype):.200}, found {record:.200}")
     rows.begin(added, start)
+    return rows
+
+
+def _newest(state: ArrayReader, rows: Rows) -> NDArray[np.int64]:
+    """The newest row of each stream."""
     newest = state.read("newest", INT64)
-    if (newest >= added).any() or (newest < -1 - added).any():
-        raise CheckpointError(f"{state.name}: newest: a stream is ahead of what was added")
-    return rows, newest
+    if newest.shape != (rows.streams,) or (newest >= rows.added).any() or (newest < -1 - rows.added).any():
+        raise CheckpointError(
+            f"{state.name}: newest: expected one of {rows.added} transitions in {rows.streams} streams"
+        )
+    return newest
 
 
 def _stacking(told: dict[str, Any] | None) -> Stacking | None:
@@ -244,36 +292,50 @@ def _stacking(told: dict[str, Any] | None) -> Stacking | None:
     return Stacking(frames, axis, zero, new_axis)
 
 
-def _read_file(
-    folder: Path, told: dict[str, Any], rows: Rows, expected: int, then_open: list[tuple[int, NDArray[np.int64]]]
-) -> int:
-    """Reads the live transitions of a file, from `expected` on; gives the id that comes next.
+def _require_chain(files: list[dict[str, Any]], rows: Rows) -> None:
+    """Raises CheckpointError where files of transitions do not follow each other: the next save goes on from them."""
+    ends = [file["end"] for file in files]
+    if [file["first"] for file in files[1:]] != ends[:-1] or (ends and ends[-1] != rows.added):
+        raise CheckpointError("transitions: the files do not follow each other")
+
+
+def _read_transitions(
+    reader: ArrayReader,
+    told: dict[str, Any],
+    rows: Rows,
+    here: NDArray[np.bool_],
+    then_open: list[tuple[int, NDArray[np.int64]]],
+    damage: list[str] | None,
+) -> None:
+    """Reads the live transitions of a file, and what they and others hold; says which are `here` (bool [live]).
 
     `then_open`: by earlier file the id that came next, and the rows that were open; it gets those of this one.
     """
-    with closing(ArrayReader(folder, told)) as reader:
-        for name in reader.members:
-            if match := PIECE.fullmatch(name):
+    for name in reader.members:
+        if match := PIECE.fullmatch(name):
+            with _tolerance(damage):
                 first, n = int(match[1]), *reader.shape_of(name, rows.dtype)
-                if first + n <= rows.oldest:
-                    continue
-                if not (first <= expected < first + n <= rows.added):
-                    raise CheckpointError(f"{reader.name}: {name}: expected transition {expected}, found {first}")
-                _read_records(reader, name, first, n, rows)
-                expected = first + n
-        for suffix in dict.fromkeys(match[1] for name in reader.members if (match := HELD.fullmatch(name))):
-            with refusing():
-                held = _held(reader, suffix, rows)
-                _require_open(held, then_open)
-                rows.hold(held)
-        if told["end"] != expected or told["first"] > expected:
-            raise CheckpointError(f"{reader.name}: expected transitions up to {told['end']}, found {expected}")
+                if not told["first"] <= first <= first + n <= min(told["end"], rows.added):
+                    expected = f"{told['first']} to {told['end'] - 1}"
+                    raise CheckpointError(f"{reader.name}: {name}: expected transitions {expected}, found {first}")
+                if first + n > rows.oldest:
+                    _read_records(reader, name, first, n, rows)
+                    here[max(first - rows.oldest, 0) : first + n - rows.oldest] = True
+    groups = (match.groups() for name in reader.members if (match := HELD.fullmatch(name)))
+    for suffix, *of in dict.fromkeys(groups):
+        whole = False
+        with _tolerance(damage):
+            _hold(reader, suffix, rows, then_open)
+            whole = True
+        if not whole and rows.stack is not None:  # nobody knows any more which stacks of these were put aside
+            begin = int(of[0]) - rows.oldest
+            here[max(begin, 0) : max(begin + int(of[1]), 0)] = False
+    with _tolerance(damage):
         were_open = reader.read("still_open", INT64)
-        live = were_open[(were_open >= rows.oldest) & (were_open < expected)]
+        live = were_open[(were_open >= rows.oldest) & (were_open < told["end"])]
         if (rows.data["link_tail"][live % rows.capacity] != NONE).any():
             raise CheckpointError(f"{reader.name}: still_open: found a transition that was not")
-        then_open.append((expected, were_open))
-    return expected
+        then_open.append((told["end"], were_open))
 
 
 def _require_open(held: Held, then_open: list[tuple[int, NDArray[np.int64]]]) -> None:
@@ -299,8 +361,8 @@ def _read_records(reader: ArrayReader, name: str, first: int, n: int, rows: Rows
         rows.data[link][slots] = NONE
 
 
-def _held(reader: ArrayReader, suffix: str, rows: Rows) -> Held:
-    """What live rows hold, as far as the file says."""
+def _hold(reader: ArrayReader, suffix: str, rows: Rows, then_open: list[tuple[int, NDArray[np.int64]]]) -> None:
+    """Gives live rows what they hold, as far as the file says."""
     found = []
     records = {"tails": rows.tails, "older": rows.older, "next_older": rows.older}
     for name in Held._fields:
@@ -317,16 +379,21 @@ def _held(reader: ArrayReader, suffix: str, rows: Rows) -> Held:
     lengths = [len(array) for array in found]
     if len({*lengths[:3]}) > 1 or len({*lengths[3:5]}) > 1 or len({*lengths[5:]}) > 1:
         raise CheckpointError(f"{reader.name}: what rows hold is not one for each")
-    return Held._make(found).since(rows.oldest)
+    with refusing():
+        held = Held._make(found).since(rows.oldest)
+        _require_open(held, then_open)
+        rows.hold(held)
 
 
-def sizes(values: dict[str, Any]) -> tuple[int, int]:
-    """Capacity and streams."""
-    capacity, streams = fields_of(values, "values", capacity=int, streams=int)
+def sizes(values: dict[str, Any]) -> tuple[int | None, int, int | None]:
+    """Capacity (None where max_bytes gives it, and nothing was added yet), streams and max_bytes."""
+    capacity, streams, max_bytes = fields_of(values, "values", capacity=int, streams=int, max_bytes=(int, NoneType))
+    if capacity == 0 and max_bytes is not None:
+        capacity = None
     for name, value in (("capacity", capacity), ("streams", streams)):
-        if not 1 <= value <= MAX_CAPACITY:
+        if value is not None and not 1 <= value <= MAX_CAPACITY:
             raise CheckpointError(f"values: {name}: expected 1 to {MAX_CAPACITY}, found {value}")
-    return capacity, streams
+    return capacity, streams, max_bytes
 
 
 def part(name: str, values: dict[str, Any], kinds: tuple[type, ...]) -> Any:

@@ -123,6 +123,28 @@ def drop(store: Store, oldest: int) -> None:
     cursor[1] = max(int(cursor[1]), oldest)
 
 
+def compact(store: Store) -> None:
+    """Of each pool: what lies beyond the number in use moves, row after row, to the last of the free places before."""
+    rows, tails, older, free, free_older, onward, _, cursor, geometry = store
+    live = np.arange(_oldest(store), int(cursor[0])) % int(geometry[0])
+    pools: list[tuple[tuple[NDArray[Any], ...], NDArray[Any], NDArray[Any], tuple[str, ...]]]
+    pools = [((tails, onward), free, cursor[2:4], LINKS[2:3])]
+    if geometry[9] > 1:
+        pools.append(((older,), free_older, cursor[4:], STACK_LINKS))
+    for arrays, places, counts, links in pools:
+        in_use = int(counts[0] - counts[1])
+        open_ = [place for place in places[: counts[1]].tolist() if place < in_use]
+        for link in links:
+            for slot in live:
+                place = rows[link][slot]
+                if place != NONE and place >= in_use:
+                    to = open_.pop()
+                    for array in arrays:
+                        array[to] = array[place]
+                    rows[link][slot] = to
+        counts[:] = in_use, 0
+
+
 def release(array: NDArray[Any], begin: int, end: int) -> int:
     """The whole pages in a range of an array's bytes; where the last one ends. What was in them may be anything."""
     page, at = mmap.PAGESIZE, array.ctypes.data
@@ -493,6 +515,24 @@ def deck_drop(deck: Deck, first_id: int, n: int) -> None:
 def spread(uniforms: NDArray[np.float64], oldest: int, size: int, ids: NDArray[np.int64]) -> None:
     """Uniform numbers in [0, 1) to ids in [oldest, oldest + size)."""
     ids[:] = oldest + (uniforms * size).astype(np.int64)
+
+
+def mark_drawn(
+    cursor: NDArray[np.int64],
+    capacity: int,
+    bits: NDArray[np.uint8],
+    seen: NDArray[np.int64],
+    ids: NDArray[np.int64],
+) -> int:
+    """Clears the bits of what has left since, sets those of live ids, and counts; gives `added`."""
+    added = int(cursor[0])
+    oldest = max(int(cursor[1]), added - capacity)
+    drawn = np.unpackbits(bits, bitorder="little")
+    drawn[np.arange(seen[0], oldest) % capacity] = 0
+    drawn[ids % capacity] = 1
+    bits[:] = np.packbits(drawn, bitorder="little")
+    seen[:] = oldest, drawn.sum()
+    return added
 
 
 def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.budget import Costs
 from replaybank.held import Held, Piece
 from replaybank.schema import Leaf, Schema, dtype_of
 from replaybank.stacking import Stacking
@@ -26,6 +27,10 @@ FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
 STACK, NEXT_STACK, BOTH_STACKS = 0, 1, 2
 # What a column of `sequences` holds (native/sequences.hpp, Part).
 STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
+
+
+# Where another process leaves transitions: its file, where in it the messages begin, and what this side remembers.
+Channel = tuple[NDArray[np.uint8], int, NDArray[np.int64]]
 
 
 class Rows:
@@ -51,13 +56,7 @@ class Rows:
         self.capacity = capacity
         self.streams = streams
         self.stack = stack
-        stored = schema.stored
-        if stack is not None:
-            stack.require(schema)
-            stored["obs"] = stack.frames_of(stored["obs"])
-        fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
-        links = LINKS if stack is None else LINKS + STACK_LINKS
-        self.dtype = np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
+        self.dtype = record_of(schema, stack)
         self.data: NDArray[Any] = np.empty(capacity, self.dtype)
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
         self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
@@ -72,6 +71,7 @@ class Rows:
             frames, zero, older = stack.frames, stack.zero, [_offset(self.dtype, (name,)) for name in STACK_LINKS]
         sizes = [self.dtype["obs"].itemsize, frames, zero, *older]
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
+        self.costs = Costs.of(self.dtype, frames, streams)
         self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
         self._free_older = np.empty(0, np.uint32)
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
@@ -83,6 +83,13 @@ class Rows:
         """What the kernels work on (native/module.cpp, as_store)."""
         pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
         self._store = (*pools, self._newest, self._cursor, self._geometry)
+
+    def _make_room(self, n: int) -> None:
+        """Room for the older frames of `n` more transitions."""
+        used, free = self._cursor[4:].tolist()
+        most = 2 * self.capacity  # two stacks a row
+        if min(used - free + 2 * n, most) > len(self.older):
+            self._keep_aside(min(2 * (used + n), most))
 
     def _keep_aside(self, most: int) -> None:
         """Room for the older frames of `most` stacks. It grows: few ever need any, and it is more than the tails."""
@@ -110,6 +117,11 @@ class Rows:
         return self._newest
 
     @property
+    def onward(self) -> NDArray[np.uint32]:
+        """By tail the distance from the row that holds it, at a segment's end, to the stream's next one; 0 for none."""
+        return self._onward
+
+    @property
     def oldest(self) -> int:
         """The id of the oldest live transition; equal to `added` where there is none."""
         added, start, *_ = self._cursor.tolist()
@@ -125,6 +137,11 @@ class Rows:
         return min(added - start, self.capacity)
 
     @property
+    def plan(self) -> NDArray[np.int64]:
+        """What the kernels need to know of each leaf that is added."""
+        return self._plan
+
+    @property
     def tails_in_use(self) -> int:
         """Observations that are held beside the rows."""
         return int(self._cursor[2] - self._cursor[3])
@@ -132,11 +149,28 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes held: rows and tails that were ever used and not given back, and the links' bookkeeping."""
-        rows: int = min(self.added - self._held, self.capacity) * self.dtype.itemsize
-        frame: int = self.dtype["obs"].itemsize
-        tails: int = int(self._cursor[2]) * (frame + self._free.itemsize + self._onward.itemsize)
-        older: int = int(self._cursor[4]) * (frame * self.older.shape[1] + self._free.itemsize)
-        return rows + tails + older + self._newest.nbytes
+        return self.nbytes_after(0)
+
+    def nbytes_after(self, n: int) -> int:
+        """The most bytes it can hold once `n` more transitions are added: where they share nothing."""
+        added, _, tails, free_tails, older, free_older = self._cursor.tolist()
+        rows: int = min(added + n - self._held, self.capacity)
+        tails += max(n - free_tails, 0) * (n > 0)
+        older += max(2 * n - free_older, 0) * (n > 0)
+        costs = self.costs
+        return rows * costs.row + tails * costs.tail + older * costs.aside + costs.streams
+
+    @property
+    def next_costs(self) -> int:
+        """The most bytes that one more transition costs: no row once all are in use."""
+        return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)
+
+    def mark_drawn(self, bits: NDArray[np.uint8], seen: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
+        """Sets the bits of live ids by slot, once those of what has left are cleared; gives `added`.
+
+        `seen` (int64 [2]): the oldest id when this was last called, and how many bits are set.
+        """
+        return kernels.mark_drawn(self._cursor, self.capacity, bits, seen, ids)
 
     def append(
         self,
@@ -155,20 +189,23 @@ class Rows:
         if self.guards:
             self._warn(self.added + (max(lead, 1) if owners is None else len(owners)) - self.capacity)
         if self.stack is not None:
-            used, free = self._cursor[4:].tolist()
-            most = 2 * self.capacity  # two stacks a row
-            if min(used - free + 2 * max(lead, 1), most) > len(self.older):
-                self._keep_aside(min(2 * (used + max(lead, 1)), most))
-            if self.stack.axis != 0:
-                given = dict(zip(self.schema.leaves, values, strict=True))
-                for leaf, value in given.items():
-                    if leaf.path[0] in ("obs", "next_obs"):
-                        shape = leaf.shape if lead < 0 else (lead, *leaf.shape)
-                        if not isinstance(value, np.ndarray) or value.shape != shape:
-                            return -1
-                        given[leaf] = self.stack.split(leaf, value)
-                values = tuple(given.values())
+            self._make_room(max(lead, 1))
+            split = self.stack.split_values(self.schema, values, lead)
+            if split is None:
+                return -1
+            values = split
         return kernels.append(self._store, self._plan, values, lead, owners, item_a_stream)
+
+    def drain(self, channel: Channel, streams: NDArray[np.int64], most: int, largest: int) -> int:
+        """Appends whole messages that wait in a channel (shared/ring.py), up to `most` transitions but one message.
+
+        `streams` ([k]): what the writer's streams 0 … k - 1 are called here. `largest`: transitions that a message can
+        hold. Gives how many transitions there were, -1 where the channel is damaged.
+        """
+        self._warn(self.added + most + largest - self.capacity)
+        if self.stack is not None:
+            self._make_room(max(most, largest))
+        return kernels.channel_drain(self._store, self._plan, channel, streams, most)
 
     def read(
         self,
@@ -294,6 +331,23 @@ class Rows:
             self._cursor[2:] = 0
             self._gather_store()
 
+    @property
+    def idle_bytes(self) -> int:
+        """Bytes of places in the pools that hold nothing now."""
+        return int(self._cursor[3]) * self.costs.tail + int(self._cursor[5]) * self.costs.aside
+
+    def compact(self) -> None:
+        """Moves what is in the pools together, and gives the memory behind it back. Costs a pass over the rows."""
+        _, _, tails, _, older, _ = self._cursor.tolist()
+        kernels.compact(self._store)
+        for pool, used, now in (
+            (self.tails, tails, self._cursor.item(2)),
+            (self._onward, tails, self._cursor.item(2)),
+            (self.older, older, self._cursor.item(4)),
+        ):
+            size = pool.nbytes // max(len(pool), 1)
+            kernels.release(pool, now * size, used * size)
+
     def _give_back_rows(self) -> None:
         """Gives the memory of the rows that have left back, up to a page."""
         size, oldest = self.dtype.itemsize, self.oldest
@@ -378,8 +432,12 @@ class Rows:
                 self._cursor[4] += more
 
     def begin(self, added: int, start: int) -> None:
-        """Starts over with ids as they were; records and what they hold come with `data` and `hold`, then `settle`."""
-        self._cursor[:] = (added, start, 0, 0, 0, 0)
+        """For rows that nobody has added to: ids go on from `added`, live ones from `start`.
+
+        Records come by `data`, what they hold beside by `hold`; `settle` makes the rest.
+        """
+        self._cursor[:2] = (added, start)
+        self._held = self.oldest
 
     def settle(self, newest: NDArray[np.int64]) -> None:
         """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.
@@ -421,6 +479,7 @@ class Rows:
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
         self._held = self.added - max(len(self), len(state["data"]))
+        self._give_back_rows()
         self._gather_store()
 
     def check_valid(self) -> None:
@@ -461,6 +520,17 @@ class Rows:
             assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )
+
+
+def record_of(schema: Schema, stack: Stacking | None) -> np.dtype[Any]:
+    """What a row is: the stored fields, observations as single frames where they are stacks, and the links."""
+    stored = schema.stored
+    if stack is not None:
+        stack.require(schema)
+        stored["obs"] = stack.frames_of(stored["obs"])
+    fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
+    links = LINKS if stack is None else LINKS + STACK_LINKS
+    return np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
 
 
 def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:

@@ -23,6 +23,8 @@ TAKEN = frozenset(
         *("mask", "stream"),
     }
 )
+# Of a transition: NumPy does not see where the offsets of a larger dtype wrap around.
+MOST_NBYTES = 2**30
 
 MOST_NESTED = 32  # levels of a schema from outside
 MOST_NBYTES = 2**31 - 1  # of an item, as NumPy allows
@@ -44,7 +46,7 @@ class Leaf:
     @property
     def nbytes(self) -> int:
         """Bytes of one item."""
-        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 # One array, or fields by name (as a Dict space), or fields in order (as a Tuple space).
@@ -115,6 +117,9 @@ class Schema:
             **{name: fields[name] for name in self.extras},
         }
         self.leaves = tuple(leaf for node in self.fields.values() for leaf in leaves_of(node))
+        nbytes = sum(leaf.nbytes for leaf in self.leaves if leaf.path[0] != "next_obs")
+        if nbytes > MOST_NBYTES:
+            raise ValueError(f"schema: a transition of {nbytes / 2**30:.1f} GiB; the most is 1 GiB")
         self.flat = all(isinstance(node, Leaf) for node in self.fields.values())
 
     @classmethod
@@ -253,6 +258,8 @@ def _of_space(path: tuple[str, ...], space: Any) -> Node:
 def _field_name(name: Any) -> str:
     if not isinstance(name, str):
         raise TypeError(f"schema: field names are strings, given {name!r}")
+    if not name:
+        raise ValueError("schema: a field name is empty")
     return name
 
 

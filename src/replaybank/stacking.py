@@ -61,6 +61,22 @@ class Stacking:
         apart = value.reshape(*lead, *frame[:-1], self.frames, frame[-1])
         return np.ascontiguousarray(np.moveaxis(apart, -2, len(lead)))
 
+    def split_values(self, schema: Schema, values: tuple[Any, ...], lead: int) -> tuple[Any, ...] | None:
+        """The values of the schema's leaves with stacks as `split` gives them.
+
+        None where a stack is no array of its shape, with a leading axis of `lead` (-1: none).
+        """
+        if self.axis == 0:
+            return values
+        given = dict(zip(schema.leaves, values, strict=True))
+        for leaf, value in given.items():
+            if leaf.path[0] in ("obs", "next_obs"):
+                shape = leaf.shape if lead < 0 else (lead, *leaf.shape)
+                if not isinstance(value, np.ndarray) or value.shape != shape:
+                    return None
+                given[leaf] = self.split(leaf, value)
+        return tuple(given.values())
+
     def window(self, leaf: Leaf) -> tuple[tuple[int, ...], tuple[int, ...] | None, tuple[int, ...] | None]:
         """The shape of a frame in a column `[n, frames, *frame]`, and how that becomes what the caller knows.
 

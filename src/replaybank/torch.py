@@ -35,6 +35,11 @@ def tensors_of(
     The block moves in one transfer; to CUDA from pinned memory and without waiting. `dtype` converts floating-point
     fields, each into memory of its own.
     """
+    # Asked here: PyTorch's own look at what is neither can end the process.
+    if not isinstance(device, str | int | torch.device | None):
+        raise TypeError(f"to_torch: device: expected a device or its name, given {type(device).__name__}")
+    if not isinstance(dtype, torch.dtype | None):
+        raise TypeError(f"to_torch: dtype: expected a torch.dtype, given {type(dtype).__name__}")
     whole = torch.from_numpy(block.reshape(1).view(np.uint8))
     target = torch.device("cpu" if device is None else device)
     if target.type == "cuda":
@@ -182,7 +187,7 @@ class Priorities:
     def __setitem__(self, index: Any, priority: Any) -> None:
         """Sets raw priorities; raises ValueError where one is negative or not finite, IndexError for no such place."""
         places = self._places(index)
-        values = as_numeric("priority", _detached(priority)).astype(np.float64)
+        values = _real("priority", _detached(priority)).astype(np.float64)
         if not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"priority: expected finite numbers >= 0, given {priority}")
         ids = self._owner._ids(places).reshape(-1)
@@ -205,9 +210,10 @@ class Priorities:
 
 
 def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
+    action = _detached(action)
     buffer.add(
         _state("state", state),
-        _detached(action),
+        _real("action", action) if buffer.schema is None else action,  # one array: what `sample` can give
         _detached(reward),
         _state("next_state", next_state),
         _detached(done),
@@ -217,8 +223,16 @@ def _push(buffer: bank.ReplayBuffer, state: Any, action: Any, reward: Any, next_
 
 def _state(name: str, value: Any) -> NDArray[Any]:
     """States are stored as the float32 they come back as; uint8 images stay a quarter of that."""
-    array = as_numeric(name, _detached(value))
+    array = _real(name, _detached(value))
     return array if array.dtype.kind == "f" or array.dtype == np.uint8 else array.astype(np.float32)
+
+
+def _real(name: str, value: Any) -> NDArray[Any]:
+    """`value` as an array of real numbers."""
+    array = as_numeric(name, value)
+    if array.dtype.kind == "c":
+        raise TypeError(f"{name}: expected real numbers, given {array.dtype}")
+    return array
 
 
 def _five(batch: Batch) -> FiveTensors:
@@ -230,4 +244,9 @@ def _five(batch: Batch) -> FiveTensors:
 def _detached(value: Any) -> Any:
     """Tensors, which textbook code hands over as they are, as arrays."""
     # Not isinstance: the metaclass of tensors makes that three times as slow, five times a push.
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    if not hasattr(value, "detach"):
+        return value
+    try:
+        return value.detach().cpu().numpy()
+    except RuntimeError as error:  # a tensor without values
+        raise TypeError(f"expected a tensor of numbers: {error}") from error

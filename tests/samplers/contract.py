@@ -157,6 +157,25 @@ class SamplerContract:
         assert abs(found.sum() - 1) < 1e-12
         assert np.array_equal(sampler.probability_of(every[::-1].copy()), found[::-1])
 
+    def every_probability(self, sampler: Sampler, live: np.ndarray) -> np.ndarray:
+        """What `effective_size` is about."""
+        return sampler.probability_of(live)
+
+    @pytest.mark.parametrize("calls", [1, 3, 60])
+    def test_the_effective_size_is_kishs_formula_over_all_live_ids(self, calls: int) -> None:
+        sampler = self.make()
+        sampler.attach(CAPACITY)
+        assert sampler.effective_size() == 0
+        sampler = self.attached(calls)
+        for oldest in (0, self.added_so_far - 9, self.added_so_far - 1):
+            sampler.dropped(oldest)
+            live = np.arange(max(0, oldest, self.added_so_far - CAPACITY), self.added_so_far)
+            expected = 1 / math.fsum(p * p for p in self.every_probability(sampler, live).tolist())
+            found = sampler.effective_size()
+            assert type(found) is float
+            assert math.isclose(found, expected, rel_tol=1e-12)
+            assert 1 - 1e-12 <= found <= len(live) * (1 + 1e-12)
+
     def test_after_clear_only_what_came_since_is_drawn(self) -> None:
         sampler = self.attached()
         sampler.dropped(self.added_so_far)
@@ -471,3 +490,17 @@ class SamplerContract:
         nbytes = self.attached().nbytes
         assert isinstance(nbytes, int)
         assert 0 <= nbytes < 10_000
+
+    def test_it_never_holds_more_bytes_than_it_said(self) -> None:
+        said = [self.make().bytes_for(capacity) for capacity in range(1, 400)]
+        assert said == sorted(said)
+        for capacity in (1, 2, 9, 64, 400):
+            sampler = self.make()
+            most = sampler.bytes_for(capacity)
+            sampler.attach(capacity)
+            rng = np.random.default_rng(capacity)
+            for turn in range(60):
+                sampler.added(turn * 7, 7)
+                ids = np.arange(max(0, turn * 7 + 7 - capacity), turn * 7 + 7)
+                sampler.update(ids, sampler.priorities(rng.normal(size=len(ids))))
+                assert sampler.nbytes <= most == sampler.bytes_for(capacity)

@@ -201,3 +201,22 @@ def test_the_newest_come_with_weights_where_every_priority_is_zero() -> None:
     batch = buffer.sample(2)
     assert batch.indices.tolist() == [4, 3]
     assert batch.weights.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("n", "newest"), [(1, 1), (32, 1), (32, 4), (3, 4), (100, 90)])
+@pytest.mark.parametrize("make", [rb.Uniform, rb.Prioritized], ids=["uniform", "prioritized"])
+def test_the_effective_size_is_that_of_a_batch_as_the_last_one(make: Any, n: int, newest: int) -> None:
+    buffer = filled(rb.Combined(make(), newest=newest))
+    live = np.arange(21, 85)
+    buffer.update_priorities(live, np.random.default_rng(0).normal(size=64) ** 3)
+    assert buffer.sampler.effective_size() == 1, "before there was a batch"
+    buffer.sample(n)
+    m = min(newest, n, 64)
+    sure = live >= 85 - m
+    shares = (sure + (n - m) * buffer.sampler.sampler.probability_of(live)) / n
+    assert abs(shares.sum() - 1) < 1e-12
+    np.testing.assert_allclose(buffer.sampler.effective_size(), 1 / (shares**2).sum(), rtol=1e-12)
+    other = rb.Combined(make(), newest=newest)
+    other.attach(64)
+    other.restore(buffer.sampler.state())
+    assert other.effective_size() == buffer.sampler.effective_size()

@@ -424,3 +424,17 @@ def test_a_state_with_priorities_where_nothing_is_held_is_refused() -> None:
     with pytest.raises(ValueError, match=r"1e\+300.*too large to sum"):
         other.restore({**state, "priorities": np.where(np.arange(7) < 5, 0.0, 1e300)})
     other.check_valid()
+
+
+def test_the_effective_size_of_a_large_buffer_is_summed_exactly_a_part_at_a_time() -> None:
+    n = 150_001
+    sampler = rb.Prioritized(alpha=1.0, epsilon=0.0)
+    sampler.attach(n)
+    sampler.added(0, n + 1000)
+    priorities = np.random.default_rng(0).random(n) ** 8
+    sampler.update(np.arange(1000, n + 1000), priorities)
+    assert math.isclose(sampler.effective_size(), math.fsum(priorities) ** 2 / math.fsum(priorities**2), rel_tol=1e-12)
+    sampler.update(np.arange(1000, n + 1000), np.zeros(n))
+    assert sampler.effective_size() == 0, "nothing can be drawn"
+    sampler.update(np.array([n + 5]), np.array([1e-150]))
+    assert sampler.effective_size() == 1

@@ -263,11 +263,11 @@ class EpisodeReplayBuffer(RLlibBuffer):
 
     def get_added_timesteps(self, module_id: str | None = None) -> int:
         """How many timesteps were ever added."""
-        return self.buffer.stats()["added"]
+        return int(self.buffer.stats()["added"])
 
     def get_sampled_timesteps(self, module_id: str | None = None) -> int:
         """How many timesteps were ever drawn."""
-        return self.buffer.stats()["sampled"]
+        return int(self.buffer.stats()["sampled"])
 
     def get_state(self) -> dict[str, Any]:
         """Everything that later samples depend on: a copy, which can be pickled."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.arguments import is_finite
 from replaybank.samplers.state import count
 
 Ids = NDArray[np.int64]
@@ -104,6 +106,13 @@ class Sampler(Protocol):
         """The probability (float64 [n]) with which one draw now gives each of these live ids; it may be 0."""
         ...
 
+    def effective_size(self) -> float:
+        """1 / sum of P(i)^2 over the buffer (Kish 1965): how many transitions, drawn uniformly, repeat as often.
+
+        From 1 (one is always drawn) to the number of live ids (all alike); 0 where none can be drawn.
+        """
+        ...
+
     @property
     def distinct(self) -> bool:
         """Whether one `draw` never gives an id twice; asking it for more ids than there are is then a ValueError."""
@@ -148,6 +157,10 @@ class Sampler(Protocol):
         """Bytes held."""
         ...
 
+    def bytes_for(self, capacity: int) -> int:
+        """The most bytes it holds for a buffer of `capacity` transitions, attached or not. Never less for more."""
+        ...
+
     def check_valid(self) -> None:
         """Raises AssertionError where the sampler contradicts itself."""
         ...
@@ -161,6 +174,18 @@ def magnitudes(td_error: Floats, epsilon: float = 0.0) -> tuple[Floats, float]:
         wrong = int(np.flatnonzero(~np.isfinite(found))[0])
         raise ValueError(f"td_error: expected finite numbers, given {td_error[wrong]} at position {wrong}")
     return found, largest
+
+
+CHUNK = 1 << 16  # ids at a time, where all of them are looked at
+
+
+def kish(probability_of: Callable[[Ids], Floats], first: int, end: int) -> float:
+    """1 / sum of P(i)^2 of the ids first … end - 1; 0 where all P are 0."""
+    total = 0.0
+    for begin in range(first, end, CHUNK):
+        probabilities = probability_of(np.arange(begin, min(begin + CHUNK, end)))
+        total += float(np.dot(probabilities, probabilities))
+    return 1.0 / total if total else 0.0
 
 
 def ones(n: int) -> NDArray[np.float32]:
@@ -180,7 +205,7 @@ def spread(n: int, rng: np.random.Generator, oldest: int, size: int) -> tuple[Id
 
 def not_negative(owner: str, name: str, value: Any) -> float:
     """`value` if it is a finite number >= 0, else ValueError."""
-    if not (isinstance(value, int | float | np.number) and np.isfinite(value) and value >= 0):
+    if not (is_finite(value) and value >= 0):
         raise ValueError(f"{owner}: {name} must be a finite number >= 0, given {value!r}")
     return float(value)
 

@@ -12,6 +12,8 @@ from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, att
 from replaybank.samplers.state import count, entry, flag
 from replaybank.samplers.uniform import Uniform
 
+# Entries of a state: so many of the newest, of so many in all, in the last draw and in the last batch.
+SHARES = ("sure", "of", "last_sure", "last_of")
 NONE_DRAWN = np.empty(0, np.int64), np.empty(0)
 
 
@@ -37,6 +39,7 @@ class Combined:
         self._window: Window | None = None
         self._due = True  # whether this call of `sample` has not had its newest ones yet
         self._shares = (1, 1)  # what the last draw was made of: so many of the newest, of so many in all
+        self._shape = (1, 1)  # the same of the last batch, before anything was drawn in another's place
 
     def attach(self, capacity: int) -> None:
         window = attached_once(self._window, capacity)
@@ -71,6 +74,8 @@ class Combined:
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
         sure = self._sure(n)
         ids, probabilities = self._sampler.draw(n - sure, rng) if sure < n else NONE_DRAWN
+        if self._due:
+            self._shape = (sure, n)
         self._due, self._shares = False, (sure, n)
         if not sure:
             return ids, probabilities
@@ -86,6 +91,17 @@ class Combined:
         """Expected shares of a batch, where those of the sampler's part of it are `rest`."""
         sure, n = (1, 1) if self._due else self._shares
         return ((ids >= self.window.added - sure) + (n - sure) * rest) / n
+
+    def effective_size(self) -> float:
+        """Of a batch as the last `sample` drew it; before there was one, of the newest alone."""
+        sure, n = min(self._shape[0], len(self.window)), self._shape[1]
+        if not len(self.window):
+            return 0.0
+        newest = self.window.added - 1 - np.arange(sure)
+        among = float(self._sampler.probability_of(newest).sum()) if sure < n else 0.0
+        rest = self._sampler.effective_size()
+        squares = sure + 2 * (n - sure) * among + ((n - sure) ** 2 / rest if rest else 0.0)
+        return n * n / squares
 
     @property
     def distinct(self) -> bool:
@@ -105,23 +121,29 @@ class Combined:
         return {"sampler": self._sampler, "newest": self._newest}
 
     def state(self) -> dict[str, Any]:
-        sure, n = self._shares
-        return {**self.window.state(), "due": self._due, "sure": sure, "of": n, "sampler": self._sampler.state()}
+        told = {"due": self._due, **dict(zip(SHARES, (*self._shares, *self._shape), strict=True))}
+        return {**self.window.state(), **told, "sampler": self._sampler.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        window, due, n = self.window.restored(state), flag(state, "due"), count(state, "of", 1)
-        shares = count(state, "sure", 0, min(n, self._newest)), n
+        window, due = self.window.restored(state), flag(state, "due")
+        sure, n, last_sure, last_n = (count(state, name, name in SHARES[1::2]) for name in SHARES)
+        for name, part, whole in ((SHARES[0], sure, n), (SHARES[2], last_sure, last_n)):
+            if part > min(whole, self._newest):
+                raise ValueError(f"state: {name} must be at most {min(whole, self._newest)}, found {part}")
         try:
             self._sampler.restore(entry(state, "sampler"))
         except ValueError:
             if state is not self._empty:
                 self.restore(self._empty)
             raise
-        self._window, self._due, self._shares = window, due, shares
+        self._window, self._due, self._shares, self._shape = window, due, (sure, n), (last_sure, last_n)
 
     @property
     def nbytes(self) -> int:
         return self._sampler.nbytes
+
+    def bytes_for(self, capacity: int) -> int:
+        return self._sampler.bytes_for(capacity)
 
     def check_valid(self) -> None:
         assert 0 <= self.window.oldest <= self.window.added

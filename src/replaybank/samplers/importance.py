@@ -39,3 +39,8 @@ def checked_norm(owner: str, norm: Any, known: tuple[WeightNorm, ...] = ("batch"
 def checked_beta(owner: str, beta: Any) -> float | Schedule:
     """`beta` if it is a schedule or a finite number >= 0, else ValueError."""
     return beta if callable(beta) else not_negative(owner, "beta", beta)
+
+
+def beta_at(owner: str, beta: float | Schedule, position: int) -> float:
+    """The beta of one call of `sample`; raises ValueError where a schedule gives no finite number >= 0."""
+    return not_negative(owner, "beta", beta(position)) if callable(beta) else beta

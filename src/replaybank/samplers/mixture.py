@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.parts import as_part
-from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, not_negative
-from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
-from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, kish, not_negative
+from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.state import count, entry
 
 
@@ -105,16 +105,20 @@ class Mixture:
             probabilities += share * sampler.probability_of(ids)
         return probabilities
 
+    def effective_size(self) -> float:
+        return kish(self.probability_of, self.window.oldest, self.window.added)
+
     @property
     def distinct(self) -> bool:
         return len(self._samplers) == 1 and self._samplers[0].distinct
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        beta = beta_at("Mixture", self._beta, self._samples)
+        weights = importance_weights(probabilities, beta, self._weight_norm, len(self.window))
         for sampler in self._samplers:
             sampler.weights(probabilities)  # so that each knows that a call of `sample` has ended
-        beta = value_at(self._beta, self._samples)
         self._samples += 1
-        return importance_weights(probabilities, beta, self._weight_norm, len(self.window))
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         """The TD errors themselves, once every part can make priorities of them: `update` lets each make its own."""
@@ -149,6 +153,9 @@ class Mixture:
     @property
     def nbytes(self) -> int:
         return sum(sampler.nbytes for sampler in self._samplers)
+
+    def bytes_for(self, capacity: int) -> int:
+        return sum(sampler.bytes_for(capacity) for sampler in self._samplers)
 
     def check_valid(self) -> None:
         assert 0 <= self.window.oldest <= self.window.added

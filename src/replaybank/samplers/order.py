@@ -37,11 +37,9 @@ class Order:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        # Two adjacent siblings hold at least 17 things, so a level of w nodes under v parents holds 17 / 2 * (w - v) or
-        # more; with that on each level, leaves are at most 0.137 and branches 0.022 an id, and a few for the way up.
-        # Reserved, but touched only as they are used.
-        self._leaves = aligned_zeros(capacity // 7 + 64, LEAF)
-        self._branches = aligned_zeros(capacity // 32 + 64, BRANCH)
+        leaves, branches = _nodes_for(capacity)
+        self._leaves = aligned_zeros(leaves, LEAF)  # reserved, but touched only as they are used
+        self._branches = aligned_zeros(branches, BRANCH)
         self._state = np.array(EMPTY, np.int64)
         self.by_slot = np.zeros(capacity)  # priorities
         self._arrays = (self._leaves, self._branches, self._state, self.by_slot)
@@ -65,6 +63,12 @@ class Order:
         """Bytes held: nodes that were ever used, and the priorities."""
         leaves, branches = self._state[[LEAVES, BRANCHES]].tolist()
         return int(leaves * LEAF.itemsize + branches * BRANCH.itemsize + self.by_slot.nbytes)
+
+    @staticmethod
+    def bytes_for(capacity: int) -> int:
+        """The most bytes of an order of so many ids."""
+        leaves, branches = _nodes_for(capacity)
+        return leaves * LEAF.itemsize + branches * BRANCH.itemsize + 8 * capacity
 
     def largest(self, oldest: int, added: int) -> float:
         """The largest priority; 0 where there is none."""
@@ -125,6 +129,15 @@ class Order:
         assert np.array_equal(self.by_slot[ids % self.capacity], priorities)
         assert seen_leaves + _chain(self._leaves["id"][:, 0], free_leaf) == leaves, "a leaf is lost"
         assert seen_branches + _chain(self._branches["size"], free_branch) == branches, "a branch is lost"
+
+
+def _nodes_for(capacity: int) -> tuple[int, int]:
+    """Room for leaves and branches.
+
+    Two adjacent siblings hold at least 17 things, so a level of w nodes under v parents holds 17 / 2 * (w - v) or more;
+    with that on each level, leaves are at most 0.137 and branches 0.022 an id, and a few for the way up.
+    """
+    return capacity // 7 + 64, capacity // 32 + 64
 
 
 def _chain(following: NDArray[np.int64], first: int) -> int:

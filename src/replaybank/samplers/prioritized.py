@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, not_negative
-from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
-from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
+from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
@@ -62,10 +62,11 @@ class Prioritized:
         self._newcomer = (0.0, 0.0)  # a priority, and its mass: what the last newcomers got
 
     def attach(self, capacity: int) -> None:
-        self._window = attached_once(self._window, capacity)
+        window = attached_once(self._window, capacity)
         self._raw = Tree(capacity, kernels.MAX)  # priorities
         self._masses = Tree(capacity, kernels.SUM)  # priority ** alpha
         self._smallest = Tree(capacity, kernels.MIN_POSITIVE) if self._weight_norm == "buffer" else None
+        self._window = window
 
     @property
     def window(self) -> Window:
@@ -149,17 +150,21 @@ class Prioritized:
         masses, root = self._masses.leaves[ids % self.window.capacity], self._masses.root
         return masses / root if root > 0.0 else masses
 
+    def effective_size(self) -> float:
+        return kish(self.probability_of, self.window.oldest, self.window.added)
+
     @property
     def distinct(self) -> bool:
         return False
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = value_at(self._beta, self._samples)
-        self._samples += 1
+        beta = beta_at("Prioritized", self._beta, self._samples)
         smallest = math.nan  # the batch's own: also where every priority is 0, and only Combined has drawn
         if self._smallest is not None and self._masses.root:
             smallest = self._smallest.root / self._masses.root
-        return importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
+        weights = importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
+        self._samples += 1
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         priorities, largest = magnitudes(td_error, self._epsilon)
@@ -215,6 +220,9 @@ class Prioritized:
     @property
     def nbytes(self) -> int:
         return sum(tree.nbytes for tree in self._trees()) if self._window is not None else 0
+
+    def bytes_for(self, capacity: int) -> int:
+        return Tree.bytes_for(capacity) * (3 if self._weight_norm == "buffer" else 2)
 
     def check_valid(self) -> None:
         window = self.window

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, not_negative
-from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
+from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
+from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
-from replaybank.samplers.schedule import Schedule, value_at
+from replaybank.samplers.schedule import Schedule
 from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
@@ -45,9 +45,10 @@ class RankPrioritized:
         self._samples = 0
 
     def attach(self, capacity: int) -> None:
-        self._window = attached_once(self._window, capacity)
+        window = attached_once(self._window, capacity)
         self._order = Order(capacity)
         self._masses = Tree(capacity)  # of rank r, from 0 on: (r + 1) ** -alpha
+        self._window = window
 
     @property
     def window(self) -> Window:
@@ -107,16 +108,21 @@ class RankPrioritized:
         ranks = self._order.ranks(ids, self.window.oldest, self.window.added)
         return self._masses.leaves[ranks] / self._masses.root
 
+    def effective_size(self) -> float:
+        masses, root = self._masses.leaves, self._masses.root
+        return kish(lambda ranks: masses[ranks] / root, 0, len(self.window))
+
     @property
     def distinct(self) -> bool:
         return False
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = value_at(self._beta, self._samples)
-        self._samples += 1
+        beta = beta_at("RankPrioritized", self._beta, self._samples)
         size = len(self.window)
         smallest = self._masses.leaves[size - 1] / self._masses.root
-        return importance_weights(probabilities, beta, self._weight_norm, size, smallest)
+        weights = importance_weights(probabilities, beta, self._weight_norm, size, smallest)
+        self._samples += 1
+        return weights
 
     def priorities(self, td_error: Floats) -> Floats:
         return magnitudes(td_error)[0]
@@ -155,6 +161,9 @@ class RankPrioritized:
     @property
     def nbytes(self) -> int:
         return self._order.nbytes + self._masses.nbytes if self._window is not None else 0
+
+    def bytes_for(self, capacity: int) -> int:
+        return Order.bytes_for(capacity) + Tree.bytes_for(capacity)
 
     def check_valid(self) -> None:
         size = len(self.window)

@@ -102,6 +102,9 @@ class Recent:
         reach = self.reach
         return np.where(ids >= self.window.added - reach, 1.0 / reach, 0.0)
 
+    def effective_size(self) -> float:
+        return float(self.reach)
+
     @property
     def distinct(self) -> bool:
         return False
@@ -129,6 +132,9 @@ class Recent:
 
     @property
     def nbytes(self) -> int:
+        return 0
+
+    def bytes_for(self, capacity: int) -> int:
         return 0
 
     def check_valid(self) -> None:

@@ -33,10 +33,11 @@ class SampleOnce:
         self._window: Window | None = None
 
     def attach(self, capacity: int) -> None:
-        self._window = attached_once(self._window, capacity)
+        window = attached_once(self._window, capacity)
         self._counts = np.zeros(2, np.int64)  # slots that still wait in this epoch, slots in all
         # The slots, those that wait first; and where each lies. Touched only as they are used.
         self._deck = (np.zeros(capacity, np.uint32), np.zeros(capacity, np.uint32), self._counts)
+        self._window = window
 
     @property
     def window(self) -> Window:
@@ -78,6 +79,9 @@ class SampleOnce:
 
     def probability_of(self, ids: Ids) -> Floats:
         return np.full(len(ids), 1.0 / len(self.window))
+
+    def effective_size(self) -> float:
+        return float(len(self.window))
 
     @property
     def distinct(self) -> bool:
@@ -130,6 +134,9 @@ class SampleOnce:
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self._deck) if self._window is not None else 0
+
+    def bytes_for(self, capacity: int) -> int:
+        return 8 * capacity + 16
 
     def check_valid(self) -> None:
         window = self.window

@@ -25,12 +25,7 @@ class Tree:
     def __init__(self, capacity: int, combine: int = kernels.SUM) -> None:
         self.capacity = capacity
         self.combine = combine
-        widths: list[int] = []
-        nodes = capacity
-        while len(widths) < 2 or widths[-2] > FAMILY:
-            widths.append(_whole_families(nodes))
-            nodes = widths[-1] // FAMILY
-        self._levels = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        self._levels = np.concatenate([[0], np.cumsum(_widths(capacity))]).astype(np.int64)
         self.nodes: NDArray[np.float64] = aligned_zeros(int(self._levels[-1]), np.dtype(np.float64))
         self._tree = (self.nodes, self._levels)
         self._root = int(self._levels[-2])
@@ -58,6 +53,11 @@ class Tree:
     def nbytes(self) -> int:
         """Bytes held."""
         return self.nodes.nbytes
+
+    @staticmethod
+    def bytes_for(capacity: int) -> int:
+        """The bytes of a tree over so many slots."""
+        return 8 * sum(_widths(capacity))
 
     def update(self, ids: NDArray[np.int64], values: NDArray[np.float64], oldest: int, added: int) -> int:
         """Sets the leaves of the ids in [oldest, added), the last of a repeated id; gives how many were set."""
@@ -105,6 +105,16 @@ def aligned_zeros(n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     memory = np.zeros(n * dtype.itemsize + LINE, np.uint8)
     skip = -memory.ctypes.data % LINE
     return memory[skip : skip + n * dtype.itemsize].view(dtype)
+
+
+def _widths(capacity: int) -> list[int]:
+    """The nodes on each level, leaves first."""
+    widths: list[int] = []
+    nodes = capacity
+    while len(widths) < 2 or widths[-2] > FAMILY:
+        widths.append(_whole_families(nodes))
+        nodes = widths[-1] // FAMILY
+    return widths
 
 
 def _whole_families(n: int) -> int:

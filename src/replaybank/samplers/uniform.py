@@ -47,6 +47,9 @@ class Uniform:
     def probability_of(self, ids: Ids) -> Floats:
         return np.full(len(ids), 1.0 / len(self.window))
 
+    def effective_size(self) -> float:
+        return float(len(self.window))
+
     @property
     def distinct(self) -> bool:
         return not self.replace
@@ -71,6 +74,9 @@ class Uniform:
 
     @property
     def nbytes(self) -> int:
+        return 0
+
+    def bytes_for(self, capacity: int) -> int:
         return 0
 
     def check_valid(self) -> None:

@@ -47,11 +47,11 @@ class FrameStack:
     ) -> None:
         if not (isinstance(k, int | np.integer) and 1 <= k <= MAX_CAPACITY):
             raise ValueError(f"FrameStack: k must be an integer of at least 1 (at most {MAX_CAPACITY}), given {k!r}")
-        if axis not in (0, -1):
+        if not (isinstance(axis, int | np.integer) and axis in (0, -1)):
             raise ValueError(f"FrameStack: axis must be 0 (first) or -1 (last), given {axis!r}")
-        if padding not in ("reset", "zero"):
+        if not (isinstance(padding, str) and padding in ("reset", "zero")):
             raise ValueError(f'FrameStack: padding must be "reset" or "zero", given {padding!r}')
-        if adds not in ("stacks", "frames"):
+        if not (isinstance(adds, str) and adds in ("stacks", "frames")):
             raise ValueError(f'FrameStack: adds must be "stacks" or "frames", given {adds!r}')
         self.view: Transition | NStep = Transition() if view is None else view
         if not hasattr(self.view, "windows"):

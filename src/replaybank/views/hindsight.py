@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.arguments import is_finite
 from replaybank.batch import Batch
 from replaybank.convert import as_field, require_finite
 from replaybank.rows import NEXT_OBS, Rows
@@ -64,9 +65,9 @@ class Hindsight:
                 raise TypeError(
                     f"Hindsight: {name} must be a function of (achieved, desired, info), given {function!r}"
                 )
-        if self.strategy not in STRATEGIES:
+        if not (isinstance(self.strategy, str) and self.strategy in STRATEGIES):
             raise ValueError(f"Hindsight: strategy must be one of {', '.join(STRATEGIES)}, given {self.strategy!r}")
-        if not (isinstance(self.k, int | float | np.number) and np.isfinite(self.k) and self.k >= 0):
+        if not (is_finite(self.k) and self.k >= 0):
             raise ValueError(f"Hindsight: k must be a finite number >= 0, given {self.k!r}")
         discount_factor("Hindsight", self.gamma)
 

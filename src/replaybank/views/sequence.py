@@ -83,7 +83,7 @@ class Sequence:
                 expected = f"an integer of at least {least}" + (f" and below length {most}" if most else "")
                 raise ValueError(f"Sequence: {name} must be {expected}, given {value!r}")
         discount_factor("Sequence", self.gamma)
-        if not (isinstance(self.eta, int | float | np.number) and 0 <= self.eta <= 1):
+        if not (isinstance(self.eta, int | float | np.integer | np.floating) and 0 <= self.eta <= 1):
             raise ValueError(f"Sequence: eta must be in [0, 1], given {self.eta!r}")
         if isinstance(self.at_start, str):
             raise TypeError(f"Sequence: at_start must be a tuple of names, given {self.at_start!r}")

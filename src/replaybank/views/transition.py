@@ -56,6 +56,6 @@ class Transition:
 
 def discount_factor(view: str, gamma: float) -> float:
     """`gamma` if it is in [0, 1], else ValueError."""
-    if not (isinstance(gamma, int | float | np.number) and 0 <= gamma <= 1):
+    if not (isinstance(gamma, int | float | np.integer | np.floating) and 0 <= gamma <= 1):
         raise ValueError(f"{view}: gamma must be in [0, 1], given {gamma!r}")
     return float(gamma)

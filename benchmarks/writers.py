@@ -1,0 +1,284 @@
+"""Writer processes and one learner: transitions a second in, and batches a second out at the same time.
+
+    python benchmarks/writers.py [--quick] [--transitions N] [--repeats N] [--seconds S] [--cores N] [--out FILE]
+
+One and two processes add 64 transitions at a time, as fast as they can, while the learner samples (and, prioritized,
+updates) batches of 256; every library in turn in one run. Prints a report and keeps it as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_bool, c_int64
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import contest
+import machine
+from adapters.writers import MOST, SHARED_CONTENDERS, SharedContender
+from bars import Bar, best_peer
+from contender import ALPHA, BETA, Role, Setup
+from peers import LeftOut
+from report import ABSENT, table
+from transitions import Transitions, priorities_like_td_errors, trajectories
+
+RESULTS = Path(__file__).with_name("writers.json")
+AT_A_TIME, BATCH = 64, 256
+WRITERS = (1, 2)
+PRIORITIZED = {False: "uniform", True: "prioritized"}
+#: What each writer adds, over and over.
+CHUNKS = 256
+#: Seconds before the clock starts, with everybody at work.
+WARM = 0.3
+#: Seconds for a writer to start or to stop.
+PATIENCE = 60.0
+
+BARS = tuple(
+    Bar(f"{direction}-{kind}-{count}", limit, "cpprb")
+    for kind, out in (("uniform", 5), ("prioritized", 20))
+    for count in WRITERS
+    for direction, limit in (("in", 1), ("out", out))
+)
+
+
+class Rates(NamedTuple):
+    """Per second: transitions into the buffer, and batches out of it."""
+
+    transitions: float
+    batches: float
+
+
+class Crew:
+    """Writer processes at work until they are told to stop."""
+
+    def __init__(self, contender: SharedContender, chunks: Sequence[Sequence[Any]]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._stop = context.RawValue(c_bool, False)
+        self._counts = context.RawArray(c_int64, len(chunks))
+        self._processes = [
+            context.Process(target=self._work, args=(contender, mine, number), daemon=True)
+            for number, mine in enumerate(chunks)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def _work(self, contender: SharedContender, chunks: Sequence[Any], number: int) -> None:
+        with contender.writing() as write:
+            for chunk in cycle(chunks):
+                if self._stop.value:
+                    break
+                write(chunk)
+                self._counts[number] += AT_A_TIME
+        os._exit(0)  # nothing of the parent's is this process's to clean up
+
+    @property
+    def written(self) -> int:
+        """Transitions, by all of them."""
+        return sum(self._counts)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether each has written. Raises where one has ended."""
+        ended = [process.exitcode for process in self._processes if process.exitcode is not None]
+        if ended:
+            raise RuntimeError(f"a writer ended with {ended[0]}")
+        return all(self._counts)
+
+    def stop(self, meanwhile: Callable[[], object]) -> None:
+        """Tells them, and does `meanwhile` until they have: one of them may wait for room."""
+        self._stop.value = True
+        end = time.monotonic() + PATIENCE
+        while any(process.is_alive() for process in self._processes) and time.monotonic() < end:
+            meanwhile()
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def crew(contender: SharedContender, chunks: Sequence[Sequence[Any]]) -> Iterator[Crew]:
+    workers = Crew(contender, chunks)
+    try:
+        yield workers
+    finally:
+        workers.stop(contender.take_in)
+        contender.settle()
+
+
+def measure(contender: SharedContender, chunks: Sequence[Sequence[Any]], seconds: float) -> Rates:
+    """What goes in and comes out while as many writers as there are lists of chunks are at work."""
+    rng = np.random.default_rng(0)
+    priorities = cycle([contender.priority_form(row) for row in priorities_like_td_errors((64, BATCH), rng)])
+    take_in, sample, unpack = contender.take_in, contender.sample, contender.unpack
+
+    def step() -> int:
+        taken = take_in()
+        batch = sample(BATCH)
+        unpack(batch)
+        if contender.setup.prioritized:
+            contender.update(contender.indices(batch), next(priorities))
+        return taken
+
+    def run(done: Callable[[], bool]) -> tuple[int, int, float]:
+        begin, taken, batches = time.perf_counter(), 0, 0
+        while not done():
+            taken += step()
+            batches += 1
+        return taken, batches, time.perf_counter() - begin
+
+    with crew(contender, chunks) as workers:
+        limit = time.perf_counter() + PATIENCE
+        run(lambda: workers.at_work or time.perf_counter() > limit)
+        warm = time.perf_counter() + WARM
+        run(lambda: time.perf_counter() > warm)
+        written = workers.written
+        end = time.perf_counter() + seconds
+        taken, batches, took = run(lambda: time.perf_counter() > end)
+        written = workers.written - written
+    return Rates((taken or written) / took, batches / took)
+
+
+def ready(kind: type[SharedContender], setup: Setup, data: Transitions) -> SharedContender:
+    kind.check(setup)
+    contender = kind(setup)
+    contender.fill(data)
+    contender.unpack(contender.sample(BATCH))
+    return contender
+
+
+def rows_of(kind: str, count: int, found: dict[str, tuple[Role, list[Rates]]]) -> list[dict[str, Any]]:
+    """A row for what goes in and one for what comes out: microseconds for one of them, as bars compare times."""
+    plural = "writers" if count > 1 else "writer"
+    rows = []
+    for key, title, which in (("in", "transitions", "transitions"), ("out", "batches", "batches")):
+        results = []
+        for name, (role, rates) in found.items():
+            times = [1e6 / max(getattr(rate, which), 1e-9) for rate in rates]
+            lower, median, upper = (float(value) for value in np.quantile(times, (0.25, 0.5, 0.75)))
+            result = {"name": name, "role": role.value, "median": median}
+            results.append({**result, "lower_quartile": lower, "upper_quartile": upper, "a_second": 1e6 / median})
+        best = best_peer(results)
+        rows.append(
+            {
+                "key": f"{key}-{kind}-{count}",
+                "title": f"{kind}, {count} {plural}: {title}/s",
+                "results": results,
+                "best_peer": best["name"] if best else None,
+            }
+        )
+    return rows
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    data = trajectories(options.transitions, np.random.default_rng(0))
+    fresh = trajectories(max(WRITERS) * CHUNKS * AT_A_TIME, np.random.default_rng(1))
+    left_out = LeftOut()
+    measured: list[dict[str, Any]] = []
+    for prioritized, kind in PRIORITIZED.items():
+        keys = [f"{way}-{kind}-{count}" for way in ("in", "out") for count in WRITERS]
+        there: list[tuple[SharedContender, list[list[Any]]]] = []
+        for contestant in SHARED_CONTENDERS:
+            machine.say(f"filling: {contestant.name}, {kind}")
+            try:
+                contender = ready(contestant, Setup(options.transitions, prioritized, max(WRITERS)), data)
+            except Exception as error:  # whatever a peer fails with, the others go on and the report names it
+                left_out.note(contestant.name, error, keys)
+                continue
+            parts = [fresh.part(start, start + AT_A_TIME) for start in range(0, len(fresh), AT_A_TIME)]
+            chunks = [contender.chunk_form(part) for part in parts]
+            there.append((contender, [chunks[:CHUNKS], chunks[CHUNKS:]]))
+        for count in WRITERS:
+            found: dict[str, tuple[Role, list[Rates]]] = {}
+            for _ in range(options.repeats):
+                for contender, chunks in list(there):
+                    try:
+                        rates = measure(contender, chunks[:count], options.seconds)
+                    except Exception as error:
+                        left_out.note(contender.name, error, keys)
+                        there = [entry for entry in there if entry[0] is not contender]
+                        contender.close()
+                    else:
+                        machine.say(f"{contender.name}, {kind}, {count}: {rates.transitions:,.0f} {rates.batches:,.0f}")
+                        found.setdefault(contender.name, (contender.role, []))[1].append(rates)
+            measured.extend(rows_of(kind, count, found))
+        for contender, _ in there:
+            contender.close()
+        del there
+    settings = {name: getattr(options, name) for name in ("transitions", "repeats", "seconds", "cores")}
+    return contest.document(
+        SHARED_CONTENDERS,
+        {**settings, "at_a_time": AT_A_TIME, "batch": BATCH, "most": MOST, "alpha": ALPHA, "beta": BETA},
+        rows=measured,
+        bars=contest.judged(BARS, measured),
+        left_out=left_out.as_list(),
+    )
+
+
+def markdown(run: contest.Document) -> str:
+    names = list(dict.fromkeys(result["name"] for row in run["rows"] for result in row["results"]))
+    lines = []
+    for row in run["rows"]:
+        rates = {result["name"]: f"{result['a_second']:,.0f}" for result in row["results"]}
+        cells = [f"**{rates[name]}**" if name == row["best_peer"] else rates.get(name, ABSENT) for name in names]
+        lines.append((row["title"], *cells))
+    parts = [
+        contest.heading("Writer processes and one learner", run),
+        table(("", *names), lines),
+        contest.verdicts(run["bars"]),
+        contest.absent(run["left_out"]),
+        _notes(run["settings"]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _notes(settings: contest.Document) -> str:
+    return f"""## How
+
+{settings["transitions"]:,} transitions of CartPole's size in every buffer; each writer adds {settings["at_a_time"]} at
+a time, as fast as it can, from arrays made beforehand; the learner samples batches of {settings["batch"]} until the
+arrays of a loss are in hand and, prioritized, updates them. Both counts are of the same {settings["seconds"]:g} s;
+medians of {settings["repeats"]} repeats, the libraries in turn; {settings["cores"]} cores for all processes together.
+
+replaybank's learner drains at most {settings["most"]:,} transitions before each batch: that shares its time between the
+two, and writers that are faster wait. What counts as taken in is in the buffer, and may be sampled. The others' writers
+write into the buffer themselves. The best peer is in bold."""
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="20,000 transitions, 2 short repeats")
+    parser.add_argument("--transitions", type=int, help="in every buffer (1,000,000)")
+    parser.add_argument("--repeats", type=int, help="(7, quick: 2)")
+    parser.add_argument("--seconds", type=float, help="of each repeat (2, quick: 0.3)")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="for all processes together (all there are)")
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside this file, for whole runs alone")
+    options = parser.parse_args(given)
+    if options.out is None and not (options.quick or options.transitions):
+        options.out = RESULTS
+    options.transitions = options.transitions or (20_000 if options.quick else 1_000_000)
+    options.repeats = options.repeats or (2 if options.quick else 7)
+    options.seconds = options.seconds or (0.3 if options.quick else 2.0)
+    return options
+
+
+def main() -> None:
+    options = arguments()
+    machine.use_one_thread()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    warnings.simplefilter("ignore")  # the peers' own
+    measured = run(options)
+    contest.finish(measured, markdown(measured), options.out)
+
+
+if __name__ == "__main__":
+    main()
