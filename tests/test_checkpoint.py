@@ -490,3 +490,18 @@ def test_a_sampler_that_was_not_told_of_the_last_is_saved(tmp_path: Path, sample
     loaded.check_valid()
     buffer.check_valid()
     require_same_future(buffer, loaded, 30)
+
+
+@pytest.mark.parametrize("leave", ["clear", "overwrite"])
+def test_what_was_drawn_may_all_have_left(tmp_path: Path, leave: str) -> None:
+    """`stats` finds out that it has, between two calls of `sample`."""
+    buffer = rb.ReplayBuffer(20, None, 2, seed=0)
+    life = lived(buffer, 15)
+    if leave == "clear":
+        life.step(0)
+        buffer.clear()
+    for t in range(20):
+        life.step(t)
+    buffer.stats()
+    buffer.save(tmp_path)
+    require_same_future(buffer, rb.ReplayBuffer.load(tmp_path), 20)

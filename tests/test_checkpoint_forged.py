@@ -167,3 +167,21 @@ def test_how_streams_come_is_as_many_as_there_are(tmp_path: Path, streams: int, 
     forge(tmp_path, lambda manifest: manifest["values"].update(lead=lead))
     with pytest.raises(CheckpointError, match="lead: expected"):
         rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["seen", "marks", "added"])
+def test_what_was_drawn_is_of_transitions_that_were_there(tmp_path: Path, wrong: str) -> None:
+    saved(tmp_path)
+
+    def later(manifest: dict[str, Any]) -> None:
+        if wrong == "added":
+            manifest["values"]["usage"]["added"] = 21
+            return
+        last = {"seen": [1, 5], "marks": [0, 0, 21, 1]}[wrong]
+        forge_array(
+            tmp_path, manifest["state"], f"values.usage.{wrong}", lambda old: np.array(last).tobytes()[: len(old)]
+        )
+
+    forge(tmp_path, later)
+    with pytest.raises(CheckpointError, match="state: "):
+        rb.ReplayBuffer.load(tmp_path)

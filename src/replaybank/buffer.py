@@ -646,7 +646,7 @@ class ReplayBuffer:
             return
         self._rng = checkpoint.generator(values["generator"])
         if rows is not None:
-            self._usage.restore(values["usage"])
+            self._usage.restore(values["usage"], rows.oldest, rows.added)
         if described(self._sampler).get("kind") == values["sampler"]["kind"]:
             checkpoint.require_agreement(values["sampler_state"], rows)
             self._sampler.restore(values["sampler_state"])
