@@ -15,7 +15,7 @@ from replaybank.plain import described
 def parts(buffer: rb.ReplayBuffer) -> dict[str, bytes]:
     """By name all that the future of a buffer depends on, whatever the places where it is kept."""
     found: dict[str, Any] = {
-        "sizes": [buffer.capacity, buffer.streams, buffer._lead, buffer._seed],
+        "sizes": [buffer.capacity, buffer.streams, buffer._lead],
         "counts": [buffer._sampled, buffer._updated, buffer._stale, buffer._cleared],
         "generator": _plain(buffer._rng.bit_generator.state),
         "sampler": [described(buffer.sampler), _plain(buffer.sampler.state())],
@@ -140,7 +140,8 @@ class Life:
             first, later = ({"a": v["a"][s], "b": (v["b"][0][s], v["b"][1][s])}
                             for v, s in ((obs, slice(0, n)), (obs, slice(1, n + 1))))  # fmt: skip
             stream = int(rng.integers(buffer.streams))
-            buffer.extend(first, done, done, later, done, done, stream=stream, state=np.zeros((n, 2)))
+            zeros = np.zeros(n, int)
+            buffer.extend(first, zeros, zeros * 0.5, later, done, done, stream=stream, state=np.zeros((n, 2)))
 
     def learn(self) -> Any:
         """A batch, and what comes of it; None where there is nothing to draw."""

@@ -120,7 +120,7 @@ def test_where_a_file_begins_and_ends_is_what_it_holds(tmp_path: Path, key: str,
     if key == "first" and off < 0:
         return  # a file that once held more is what every save may leave
     forge(tmp_path, lambda manifest: manifest["files"][-1].update({key: manifest["files"][-1][key] + off}))
-    with pytest.raises(CheckpointError, match="expected transitions up to"):
+    with pytest.raises(CheckpointError, match="follow each other"):
         rb.ReplayBuffer.load(tmp_path)
 
 
@@ -166,4 +166,22 @@ def test_how_streams_come_is_as_many_as_there_are(tmp_path: Path, streams: int, 
     saved(tmp_path, streams=streams)
     forge(tmp_path, lambda manifest: manifest["values"].update(lead=lead))
     with pytest.raises(CheckpointError, match="lead: expected"):
+        rb.ReplayBuffer.load(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["seen", "marks", "added"])
+def test_what_was_drawn_is_of_transitions_that_were_there(tmp_path: Path, wrong: str) -> None:
+    saved(tmp_path)
+
+    def later(manifest: dict[str, Any]) -> None:
+        if wrong == "added":
+            manifest["values"]["usage"]["added"] = 21
+            return
+        last = {"seen": [1, 5], "marks": [0, 0, 21, 1]}[wrong]
+        forge_array(
+            tmp_path, manifest["state"], f"values.usage.{wrong}", lambda old: np.array(last).tobytes()[: len(old)]
+        )
+
+    forge(tmp_path, later)
+    with pytest.raises(CheckpointError, match="state: "):
         rb.ReplayBuffer.load(tmp_path)

@@ -665,7 +665,7 @@ class ReplayBuffer:
             return
         self._rng = checkpoint.generator(values["generator"])
         if rows is not None:
-            self._usage.restore(values["usage"], rows.oldest)
+            self._usage.restore(values["usage"], rows.oldest, rows.added)
         if described(self._sampler).get("kind") == values["sampler"]["kind"]:
             checkpoint.require_agreement(values["sampler_state"], rows.added if rows is not None else 0, found.start)
             self._sampler.restore(values["sampler_state"])
@@ -676,13 +676,15 @@ class ReplayBuffer:
 
     def _contents(self) -> checkpoint.Contents:
         """What a checkpoint keeps. Under the lock."""
+        if self._rows is not None:
+            self._sampler.added(self._rows.added, 0)  # an interrupt may have kept it from it
         values = {
             "capacity": self._capacity,
             "max_bytes": self._max_bytes,
             "streams": self._streams,
             "lead": self._lead,
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
-            "seed": self._seed if isinstance(self._seed, int | None) else None,
+            "seed": self._seed if type(self._seed) in (int, NoneType) else None,
             "generator": self._rng.bit_generator.state,
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),

@@ -78,27 +78,31 @@ def save(
         tidy(folder)
         files, then_open = _files_of(folder, last)
         writer = Writer(folder, token, compression)
+        snapshot = None
         try:
             with lock:
                 now = contents()
                 manifest = {"format": FORMAT, "version": VERSION, "token": token, **_write_state(now, writer)}
-                rows, snapshot = now.rows, None
+                rows = now.rows
                 in_place = rows is not None and rows.storage is not None and rows.storage.folder == folder
                 used = rows.used if rows is not None else None
                 if rows is not None and not in_place:
                     first, files = _where_to_begin(files, rows)
                     late = then_open[files[-1]["name"]] if files else NO_IDS
                     snapshot = Snapshot(rows, first, late, writer)
+                    snapshot.begin()
             if snapshot is not None:
                 snapshot.write_all(lock)
+                snapshot.end(lock)
             elif rows is not None and rows.storage is not None:
                 files, manifest["rows"]["used"] = [], used
                 rows.storage.flush()
-            kept = [{key: told for key, told in file.items() if key != "still_open"} for file in files]
-            manifest["files"] = kept + writer.close()
+            manifest["files"] = files + writer.close()
             manifest["state"] = writer.state.close()
             publish(folder, manifest)
         except BaseException:
+            if snapshot is not None:
+                snapshot.end(lock)
             writer.abandon(remove=_holds_another(folder, token))
             raise
         sweep(folder, manifest)

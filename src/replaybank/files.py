@@ -288,7 +288,7 @@ def sync_folder(folder: Path) -> None:
 
 def hold_alone(path: Path, refusal: str) -> io.BufferedWriter:
     """An open file that nobody else holds so until it is closed; raises BlockingIOError(refusal) where one does."""
-    file = path.open("wb")
+    file = path.open("ab")
     try:
         import fcntl
 
@@ -301,8 +301,19 @@ def hold_alone(path: Path, refusal: str) -> io.BufferedWriter:
     return file
 
 
+def let_go(file: io.BufferedWriter) -> None:
+    """Holds a file no longer, in no process: one that was forked meanwhile has it open, too."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """While no other process writes to the folder; raises BlockingIOError where one does."""
-    with hold_alone(folder / "lock", f"{folder}: another process is saving to it"):
-        yield
+    with hold_alone(folder / "lock", f"{folder}: another process is saving to it") as file:
+        try:
+            yield
+        finally:
+            let_go(file)

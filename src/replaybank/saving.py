@@ -17,6 +17,7 @@ class Saving:
         self._name = name
         self._work: Callable[[], None] | None = work
         self._error: BaseException | None = None
+        self._asked = False
         self._thread = Thread(target=self._run, name=f"replaybank: {name}")
 
     def start(self) -> Saving:
@@ -41,12 +42,12 @@ class Saving:
         self._thread.join(timeout)
         if not self.done():
             raise TimeoutError(f"{self._name}: not done after {timeout} seconds")
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self._asked = True
+        if self._error is not None:
+            raise self._error
 
     def __del__(self) -> None:
-        if getattr(self, "_error", None) is not None:
+        if getattr(self, "_error", None) is not None and not self._asked:
             warnings.warn(f"{self._name} failed, and nobody asked: {self._error!r}", RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:

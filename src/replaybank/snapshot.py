@@ -104,17 +104,31 @@ class Snapshot:
         held = rows.held(late[rows.data["link_next"][late % rows.capacity] == 0], own=False)
         if held.nbytes:
             self._waiting.append(Piece(first, np.empty(0, rows.dtype), held))
-        rows.guards = (*rows.guards, self.before)
+
+    def begin(self) -> None:
+        """From now on rows do not leave before they are captured. Under the lock under which it was made."""
+        self._rows.guards = (*self._rows.guards, self.before)
+
+    def end(self, lock: Lock) -> None:
+        """From now on rows may leave as they like."""
+        with lock:
+            self._rows.guards = tuple(guard for guard in self._rows.guards if guard != self.before)
 
     def before(self, leaving: int) -> None:
         """Keeps what is about to leave: ids below `leaving`."""
         leaving = min(leaving, self._end)
         if self._next >= leaving or self._failed is not None:
             return
-        room = np.empty_like(self._room)  # the other one may be on its way to the disk
-        while self._next < leaving and self._failed is None:
-            self._capture(room)
-            self._write()
+        try:
+            room = np.empty_like(self._room)  # the other one may be on its way to the disk
+            while self._next < leaving and self._failed is None:
+                self._capture(room)
+                self._write()
+        except Exception as error:
+            self._failed = error
+        except BaseException:  # it is for who adds, but a piece may be half a piece now
+            self._failed = RuntimeError("save: interrupted where transitions had to be kept before they left")
+            raise
 
     def _capture(self, room: NDArray[np.uint8]) -> None:
         end = min(self._next + self._n, self._end)
@@ -127,20 +141,16 @@ class Snapshot:
             while self._waiting and self._failed is None:
                 try:
                     self._writer.put(self._waiting.popleft(), self._most)
-                except BaseException as error:
+                except Exception as error:
                     self._failed = error
 
     def write_all(self, lock: Lock) -> None:
-        """Captures and writes until the end; from then on rows may leave as they like. Raises what writing raised."""
-        try:
-            while self._failed is None and self._next < self._end:
-                with lock:
-                    if self._next < self._end:
-                        self._capture(self._room)
-                self._write()
-            self._write()
-        finally:
+        """Captures and writes until the end. Raises what writing raised."""
+        while self._failed is None and self._next < self._end:
             with lock:
-                self._rows.guards = tuple(guard for guard in self._rows.guards if guard != self.before)
+                if self._next < self._end:
+                    self._capture(self._room)
+            self._write()
+        self._write()
         if self._failed is not None:
             raise self._failed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.samplers.state import column, count, entry
+from replaybank.samplers.state import MOST, column, count, entry
 
 if TYPE_CHECKING:
     from replaybank.rows import Rows
@@ -88,24 +88,23 @@ class Usage:
             "times": np.array([mark[2] for mark in self._marks]),
         }
 
-    def restore(self, state: dict[str, Any], oldest: int | None = None) -> None:
+    def restore(self, state: dict[str, Any], oldest: int = MOST, added: int = MOST) -> None:
         """Takes up a `state()` of one of the same capacity; the bits are copied. ValueError where it is none.
 
-        `oldest`: the oldest id that is live; it has heard of no younger one as such.
+        `oldest` and `added`: the oldest id that is here, and the next one; it can know of no later ones.
         """
-        calls, added, due = (count(state, name) for name in ("calls", "added", "due"))
+        calls, due = (count(state, name) for name in ("calls", "due"))
+        added = count(state, "added", 0, added)
         used = (min(added, self.capacity) + 7) // 8 if len(entry(state, "bits")) else 0
         bits, seen = column(state, "bits", np.uint8, used), column(state, "seen", np.int64, 2)
         m = len(entry(state, "times"))
         times, marks = column(state, "times", np.float64, m), column(state, "marks", np.int64, 2 * m)
-        if not 0 < m <= 2 * MARKS + 2 or not np.isfinite(times).all() or not (seen >= 0).all():
+        if not 0 < m <= 2 * MARKS + 2 or not np.isfinite(times).all() or not (seen >= 0).all() or seen[0] > oldest:
             raise ValueError(f"state: expected 1 to {2 * MARKS + 2} marks and what was seen, found {m}, {seen}")
-        if oldest is not None and seen[0] > oldest:
-            raise ValueError(f"state: seen: expected at most {oldest}, found {seen[0]}")
         if int(np.unpackbits(bits).sum()) != seen[1]:
             raise ValueError(f"state: seen: expected as many as there are bits, found {seen[1]}")
         pairs = marks.reshape(m, 2)
-        if (np.diff(pairs, axis=0) < 0).any() or pairs.min() < 0 or pairs[-1, 1] > calls:
+        if (np.diff(pairs, axis=0) < 0).any() or pairs.min() < 0 or pairs[-1, 0] > added or pairs[-1, 1] > calls:
             raise ValueError("state: marks must be in order")
         self.calls, self._added, self._due = calls, added, due
         self._seen[:] = seen

@@ -227,7 +227,7 @@ def change(value: Any, rng: np.random.Generator) -> Any:
             parent[last] = other
         case 3:
             deep: Any = old
-            for _ in range(int(rng.choice([1, 2, 31, 33, 300]))):
+            for _ in range(int(rng.choice([1, 2, 31, 33, 100]))):
                 deep = [deep] if rng.random() < 0.5 else {"a": deep}
             parent[last] = deep
         case 4 | 5 | 6 if type(old) is int:
