@@ -13,6 +13,7 @@
 #include "append.hpp"
 #include "blocks.hpp"
 #include "deck.hpp"
+#include "lock.hpp"
 #include "order.hpp"
 #include "rows.hpp"
 #include "sequences.hpp"
@@ -648,6 +649,15 @@ double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
 NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
     m.attr("LANES") = widest_lanes();
+    nb::class_<Lock>(m, "Lock")
+        .def(nb::init<>())
+        .def("__enter__", &Lock::enter)
+        .def("__exit__", [](Lock& lock, nb::handle, nb::handle, nb::handle) { lock.exit(); }, nb::arg().none(),
+             nb::arg().none(), nb::arg().none())
+        .def_prop_ro("owed", &Lock::owed)
+        .def_prop_ro("mine", &Lock::mine)
+        // A copy is a lock of its own: whatever shared the one shares the other.
+        .def("__reduce__", [](nb::handle self) { return nb::make_tuple(self.type(), nb::tuple()); });
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
     m.def("block", &py_block);
     m.def("read", &py_read);

@@ -1,9 +1,26 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 LANES: int
+
+class Lock:
+    """One call of a buffer at a time: `with lock:`.
+
+    Threads in tight loops get turns of many calls each. `owed`: calls without arguments that whoever enters next makes
+    first, in order; what one raises, that one gets. Change it only while you hold the lock. Entering it twice from one
+    thread is a RuntimeError. A copy or pickle is an open lock that owes nothing.
+    """
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
+    @property
+    def owed(self) -> list[Callable[[], object]]: ...
+    @property
+    def mine(self) -> bool:
+        """Whether this thread holds it."""
 
 def append(
     store: tuple[NDArray[Any], ...],

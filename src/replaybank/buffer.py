@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from threading import Lock
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,7 +52,8 @@ class ReplayBuffer:
     `numpy.random.default_rng` takes; same seed and same calls, same batches.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step. A pickle or copy is not one: add nothing while it is made.
+    several threads: each call is one step, and so is setting something of its sampler. To pickle or copy it takes as
+    much memory again: all of it is held still first, at one instant.
 
     Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
     """
@@ -68,9 +69,9 @@ class ReplayBuffer:
     ) -> None:
         self._capacity = whole_number("capacity", capacity, MAX_CAPACITY)
         self._streams = whole_number("streams", streams, MAX_CAPACITY)
+        self._lock = kernels.Lock()
         self.view = Transition() if view is None else view
         self.seed = seed
-        self._lock = Lock()
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
@@ -197,14 +198,17 @@ class ReplayBuffer:
         if type(n) is not int or not 0 < n <= MAX_CAPACITY:
             n = whole_number("sample: n", n, MAX_CAPACITY)
         with self._lock:
-            rows = self._rows
-            if rows is None or rows.empty:
-                raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
-            ids, probabilities = self._draw(rows, n)
-            batch = self._view.read(rows, ids, self._rng)
-            batch.draw(ids, probabilities, self._sampler.weights(probabilities))
-            self._sampled += n
-            return batch
+            return self._sample(n)
+
+    def _sample(self, n: int) -> Batch:
+        rows = self._rows
+        if rows is None or rows.empty:
+            raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
+        ids, probabilities = self._draw(rows, n)
+        batch = self._view.read(rows, ids, self._rng)
+        batch.draw(ids, probabilities, self._sampler.weights(probabilities))
+        self._sampled += n
+        return batch
 
     def read(self, indices: ArrayLike, view: View | None = None) -> Batch:
         """What the buffer's view, or another one, makes of these transitions (ids, [n]), in this order.
@@ -251,12 +255,13 @@ class ReplayBuffer:
 
         Not a copy: it changes as the buffer does. `next_obs` is not stored in rows. Raises ValueError for another name.
         """
-        rows = self._rows
-        stored = tuple(rows.schema.stored) if rows is not None else ()
-        if rows is None or name not in stored:
-            raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
-        records = rows.data[: min(rows.added, rows.capacity)]
-        return readonly(records[name], rows.schema.fields[name])
+        with self._lock:
+            rows = self._rows
+            stored = tuple(rows.schema.stored) if rows is not None else ()
+            if rows is None or name not in stored:
+                raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
+            records = rows.data[: min(rows.added, rows.capacity)]
+            return readonly(records[name], rows.schema.fields[name])
 
     def _live(self, ids: Ids) -> Rows:
         """The rows, all of which `ids` must be in."""
@@ -322,7 +327,8 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """How many transitions it holds."""
-        return len(self._rows) if self._rows is not None else 0
+        with self._lock:
+            return len(self._rows) if self._rows is not None else 0
 
     @property
     def capacity(self) -> int:
@@ -342,6 +348,10 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of memory that hold transitions and what the sampler knows of them."""
+        with self._lock:
+            return self._nbytes()
+
+    def _nbytes(self) -> int:
         return (self._rows.nbytes if self._rows is not None else 0) + self._sampler.nbytes
 
     @property
@@ -356,7 +366,7 @@ class ReplayBuffer:
     def sampler(self, sampler: Sampler) -> None:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
-            sampler.attach(self._capacity)
+            sampler.attach(self._capacity, self._lock)
             rows = self._rows
             if rows is not None and rows.oldest > 0:
                 sampler.added(0, rows.oldest)
@@ -375,7 +385,9 @@ class ReplayBuffer:
 
     @view.setter
     def view(self, view: View) -> None:
-        self._view: View = as_part("view", view, View, "Transition()")
+        part = as_part("view", view, View, "Transition()")
+        with self._lock:
+            self._view: View = part
 
     @property
     def seed(self) -> Any:
@@ -384,8 +396,9 @@ class ReplayBuffer:
 
     @seed.setter
     def seed(self, seed: Any) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._seed = seed
+        rng = np.random.default_rng(seed)
+        with self._lock:
+            self._rng, self._seed = rng, seed
 
     def stats(self) -> dict[str, int]:
         """Counts: size, capacity, streams; added, overwritten, sampled, updated, stale (ever); tails, nbytes (now).
@@ -393,21 +406,22 @@ class ReplayBuffer:
         `tails` are observations that are held beside the rows: those at ends, at the newest step of each open stream,
         and of transitions that continue nothing.
         """
-        rows = self._rows
-        added = rows.added if rows is not None else 0
-        return {
-            "size": len(self),
-            "capacity": self._capacity,
-            "streams": self._streams,
-            "added": added,
-            "overwritten": added - len(self) - self._cleared,
-            "cleared": self._cleared,
-            "sampled": self._sampled,
-            "updated": self._updated,
-            "stale": self._stale,
-            "tails": rows.tails_in_use if rows is not None else 0,
-            "nbytes": self.nbytes,
-        }
+        with self._lock:
+            rows = self._rows
+            added, size = (rows.added, len(rows)) if rows is not None else (0, 0)
+            return {
+                "size": size,
+                "capacity": self._capacity,
+                "streams": self._streams,
+                "added": added,
+                "overwritten": added - size - self._cleared,
+                "cleared": self._cleared,
+                "sampled": self._sampled,
+                "updated": self._updated,
+                "stale": self._stale,
+                "tails": rows.tails_in_use if rows is not None else 0,
+                "nbytes": self._nbytes(),
+            }
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams. Ids go on, so old indices stay recognisable as stale."""
@@ -419,19 +433,14 @@ class ReplayBuffer:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            state = self.__dict__.copy()
-        del state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = Lock()
+            return deepcopy(self.__dict__)
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
-        self._sampler.check_valid()
-        if self._rows is not None:
-            self._rows.check_valid()
+        with self._lock:
+            self._sampler.check_valid()
+            if self._rows is not None:
+                self._rows.check_valid()
 
     def __repr__(self) -> str:
         parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"

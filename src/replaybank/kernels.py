@@ -7,6 +7,7 @@ What each does, in a few readable lines, is its twin in `reference.py`; where th
 
 from replaybank._native import (
     LANES,
+    Lock,
     append,
     block,
     count_live,
@@ -37,6 +38,7 @@ __all__ = [
     "MAX",
     "MIN_POSITIVE",
     "SUM",
+    "Lock",
     "append",
     "block",
     "count_live",

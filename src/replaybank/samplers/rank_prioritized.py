@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
@@ -36,14 +37,16 @@ class RankPrioritized:
     """
 
     def __init__(self, alpha: float = 0.7, beta: float | Schedule = 0.5, weight_norm: WeightNorm = "batch") -> None:
+        self._lock = Lock()
         self._alpha = _checked_alpha(alpha)
         self.beta = beta
         self._weight_norm = checked_norm("RankPrioritized", weight_norm)
         self._window: Window | None = None
         self._samples = 0
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         self._window = attached_once(self._window, capacity)
+        self._lock = self._lock if lock is None else lock
         self._order = Order(capacity)
         self._masses = Tree(capacity)  # of rank r, from 0 on: (r + 1) ** -alpha
 
@@ -59,9 +62,9 @@ class RankPrioritized:
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        self._alpha = _checked_alpha(alpha)
-        if self._window is not None:
-            self._weigh(0, len(self.window))
+        alpha = _checked_alpha(alpha)
+        with self._lock:
+            self._rank_by(alpha)
 
     @property
     def beta(self) -> float | Schedule:
@@ -70,7 +73,9 @@ class RankPrioritized:
 
     @beta.setter
     def beta(self, beta: float | Schedule) -> None:
-        self._beta = checked_beta("RankPrioritized", beta)
+        beta = checked_beta("RankPrioritized", beta)
+        with self._lock:
+            self._beta = beta
 
     @property
     def weight_norm(self) -> WeightNorm:
@@ -137,7 +142,7 @@ class RankPrioritized:
         self.window.restore(state)
         self._samples = int(state["samples"])
         self._order.add(self.window.oldest, self.window.oldest, np.asarray(state["priorities"], np.float64))
-        self.alpha = float(state["alpha"])
+        self._rank_by(float(state["alpha"]))
 
     @property
     def nbytes(self) -> int:
@@ -152,6 +157,11 @@ class RankPrioritized:
         assert np.array_equal(np.sort(every), self.window.ids()), "not every live id has a rank"
         assert np.array_equal(self._masses.leaves[:size], np.arange(1.0, size + 1) ** -self._alpha)
         assert (self._masses.leaves[size:] == 0).all(), "a rank that nobody has can be drawn"
+
+    def _rank_by(self, alpha: float) -> None:
+        self._alpha = alpha
+        if self._window is not None:
+            self._weigh(0, len(self.window))
 
     def _weigh(self, first: int, end: int) -> None:
         """Gives the ranks from `first` to `end` their masses."""
