@@ -41,14 +41,14 @@ def picked(
     return picked
 
 
-def whole_number(name: str, value: Any, most: int) -> int:
-    """`value` if it is an integer from 1 to `most`, else TypeError or ValueError."""
+def whole_number(name: str, value: Any, most: int, least: int = 1) -> int:
+    """`value` if it is an integer from `least` to `most`, else TypeError or ValueError."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, given {value!r}") from None
-    if not 1 <= number <= most:
-        raise ValueError(f"{name}: expected 1 to {most}, given {number}")
+    if not least <= number <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, given {number}")
     return number
 
 

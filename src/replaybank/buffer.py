@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from replaybank.arguments import ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
 from replaybank.parts import as_part
+from replaybank.prefetch import Batches, mover_for
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.uniform import Uniform
@@ -21,6 +23,7 @@ from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
+MOST_AHEAD = 1000  # batches that `batches` may prepare
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
 
@@ -209,6 +212,27 @@ class ReplayBuffer:
         batch.draw(ids, probabilities, self._sampler.weights(probabilities))
         self._sampled += n
         return batch
+
+    def batches(self, n: int, device: Any = None, prefetch: int = 2, pin: bool = True) -> Batches:
+        """`sample(n)` for ever; a thread prepares the next `prefetch` batches while you work with this one.
+
+        `device`: where tensors go (a `torch.device` or its name), in the background; to CUDA from pinned memory
+        (`pin`) on a stream of their own. None: NumPy batches. `prefetch=0`: no thread, the batches of a loop of
+        `sample(n)`.
+
+        What is drawn depends on the seed and the order of calls alone, not on timing: the first `next` draws its batch
+        and the `prefetch` after it, and each further one the batch that is handed out `prefetch` times later, before
+        anything that is called after it. So a batch is that old when it is seen: additions and priorities of the calls
+        since are not in it, and by the time it is updated some of its ids may have been overwritten (`stale`).
+
+        What a draw or a move raises comes from the `next` that would have handed that batch out, and ends the iterator.
+        Settings of the view are read when a batch is drawn: close the iterator before you change them.
+
+        Raises TypeError or ValueError where n or prefetch is no such number, ImportError where PyTorch is missing.
+        """
+        n = whole_number("batches: n", n, MAX_CAPACITY)
+        ahead = whole_number("batches: prefetch", prefetch, MOST_AHEAD, least=0)
+        return Batches(self._lock, partial(self._sample, n), mover_for(device, pin), ahead)
 
     def read(self, indices: ArrayLike, view: View | None = None) -> Batch:
         """What the buffer's view, or another one, makes of these transitions (ids, [n]), in this order.
