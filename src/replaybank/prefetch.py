@@ -39,7 +39,7 @@ class AsSampled:
 
 
 class Line:
-    """What an iterator and its thread share. Neither holds the other, so that either may go first.
+    """What an iterator and its thread share.
 
     A draw is a promise of the buffer's lock (`Lock.owed`): whoever enters next makes it, be it the thread or another
     call of the buffer. So what is drawn depends on the order of calls alone, and no lock is ever held across threads.
@@ -52,7 +52,7 @@ class Line:
         self.ready: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()  # moved, or why not; None: the end
         self._sample = sample
         self._drawn: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._calls: SimpleQueue[bool] = SimpleQueue()  # whether to go on
+        self.calls: SimpleQueue[bool] = SimpleQueue()  # whether to go on
         self._serving = threading.Lock()  # what is drawn first is ready first
 
     def ask(self, n: int) -> None:
@@ -63,10 +63,11 @@ class Line:
     def _draw(self) -> None:
         try:
             self._drawn.put((self._sample(), None))
-        except BaseException as error:
+        except Exception as error:
             self._drawn.put((None, error))
-            if not isinstance(error, Exception):  # an interrupt is meant for whoever made the draw, too
-                raise
+        except BaseException as interrupt:  # meant for whoever makes this draw, be it for somebody else
+            self._drawn.put((None, RuntimeError(f"the draw of this batch was interrupted by {interrupt!r}")))
+            raise
 
     def serve(self) -> None:
         """Draws what was asked for and is not drawn yet, and moves it."""
@@ -86,32 +87,35 @@ class Line:
 
     def start(self) -> None:
         """Starts the thread; from now on `wake` lets it serve."""
-        self.thread = threading.Thread(target=_work, args=(self,), name="replaybank-batches", daemon=True)
+        given = (weakref.ref(self), self.lock, self.calls)
+        self.thread = threading.Thread(target=_work, args=given, name="replaybank-batches", daemon=True)
         _RUNNING.add(self)
         self.thread.start()
 
     def wake(self) -> None:
-        self._calls.put(True)
+        self.calls.put(True)
 
-    def stop(self) -> None:
-        """Lets the thread end, soon; does not wait, so that it may be called anywhere."""
-        self._calls.put(False)
+    def join(self, seconds: float | None = None) -> None:
+        """Waits until the thread has ended; not for one whose start was interrupted."""
+        if self.thread is not None and self.thread.is_alive():
+            self.thread.join(seconds)
 
-    def work(self) -> None:
-        """What the thread does. In the end it keeps what was promised: a buffer's future is not a matter of timing."""
-        going = True
-        while going:
-            going = self._calls.get()
+
+def _work(line_of: Callable[[], Line | None], lock: Lock, calls: SimpleQueue[bool]) -> None:
+    """What the thread does. While it waits it holds no line: an error in it may hold the frame that has the iterator.
+
+    In the end it keeps what was promised, so that a buffer's future is no matter of timing.
+    """
+    while calls.get():
+        line = line_of()
+        if line is not None:
             try:
-                self.serve()
+                line.serve()
             except BaseException:
-                self.wake()  # it is in line with the batches; those behind it are served next
-        with self.lock:
-            _RUNNING.discard(self)
-
-
-def _work(line: Line) -> None:
-    line.work()
+                line.wake()  # it is in line with the batches; those behind it are served next
+        del line
+    with lock:
+        pass
 
 
 class Batches(Iterator[Batch]):
@@ -127,41 +131,46 @@ class Batches(Iterator[Batch]):
         self._turn = threading.Lock()  # of the consumers
         self._due = 0  # asked for, and not handed out
         self._finished = False
-        self._stop = weakref.finalize(self, self._line.stop)
+        # Only says so, and does not wait: it may be called anywhere.
+        self._stop = weakref.finalize(self, self._line.calls.put, False)
         self._stop.atexit = False  # then there is somebody to wait for it
 
     def __next__(self) -> Batch:
         with self._turn:
-            if self._finished:
-                raise StopIteration
-            line = self._line
-            if self._prefetch and line.thread is None:
-                line.start()
-            if line.thread is not None and not line.thread.is_alive():
-                raise RuntimeError("these batches are prepared in another process; call `batches` in this one")
-            missing = self._prefetch + 1 - self._due
-            self._due += missing
-            line.ask(missing)
-            if line.thread is not None:
-                line.wake()
-            if line.ready.empty():
-                line.serve()  # sooner than the thread, which has to wait for the interpreter
-            moved, error = line.ready.get()
-            self._due -= 1
-            if error is not None:
+            try:
+                return self._next()
+            except BaseException:  # also an interrupt, after which nobody knows how far this came
                 self.close()
-                raise error
-            if moved is None:
-                raise StopIteration
-            return line.mover.hand_out(moved)
+                raise
+
+    def _next(self) -> Batch:
+        if self._finished:
+            raise StopIteration
+        line = self._line
+        if self._prefetch and line.thread is None:
+            line.start()
+        if line.thread is not None and not line.thread.is_alive():
+            raise RuntimeError("these batches are prepared in another process; call `batches` in this one")
+        line.ask(self._prefetch + 1 - self._due)
+        self._due = self._prefetch
+        if line.thread is not None:
+            line.wake()
+        if line.ready.empty():
+            line.serve()  # sooner than the thread, which has to wait for the interpreter
+        moved, error = line.ready.get()
+        if error is not None:
+            raise error
+        if moved is None:
+            raise StopIteration
+        return line.mover.hand_out(moved)
 
     def close(self) -> None:
         """Ends the thread and waits for it. What is prepared is lost; `next` raises StopIteration from now on."""
         self._finished = True
         self._stop()
         line = self._line
-        if line.thread is not None and not line.lock.mine:
-            line.thread.join()
+        if not line.lock.mine:
+            line.join()
         while not line.ready.empty():
             line.ready.get()
         line.ready.put((None, None))  # for a consumer that waits in another thread
@@ -190,9 +199,8 @@ _held: list[Lock] = []
 @atexit.register
 def _end_all() -> None:
     for line in list(_RUNNING):
-        line.stop()
-        if line.thread is not None:
-            line.thread.join(PATIENCE)
+        line.calls.put(False)
+        line.join(PATIENCE)
 
 
 def _before_fork() -> None:
