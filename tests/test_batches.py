@@ -196,8 +196,9 @@ def test_who_keeps_a_promise_gets_the_interrupt_and_so_does_the_iterator() -> No
     add(buffer, 0)
 
 
-def update_for_ever(buffer: rb.ReplayBuffer, batches: Batches, timer: threading.Timer) -> None:
-    timer.start()
+def update_for_ever(buffer: rb.ReplayBuffer, batches: Batches, seconds: float) -> None:
+    """Until the signal comes, after so much time on the processor."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     for batch in batches:
         buffer.update_priorities(batch.indices, batch.reward)
 
@@ -210,20 +211,18 @@ def test_interrupts_at_any_moment_leave_no_lock_and_no_thread(prefetch: int) -> 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGUSR1, interrupt)
+    before = signal.signal(signal.SIGPROF, interrupt)
     try:
         for _ in range(25):
-            timer = threading.Timer(float(dice.uniform(0.0005, 0.004)), os.kill, (os.getpid(), signal.SIGUSR1))
             batches = buffer.batches(N, prefetch=prefetch)
             with pytest.raises(KeyboardInterrupt):
-                update_for_ever(buffer, batches, timer)
-            timer.join()
+                update_for_ever(buffer, batches, float(dice.uniform(0.0005, 0.004)))
             del batches
             gc.collect()
             assert not buffer._lock.mine
             buffer.sample(N)
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGPROF, before)
     assert soon(lambda: not workers())
     buffer.check_valid()
 

@@ -38,6 +38,8 @@ def read(
     plan: NDArray[Any],
     factors: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> None: ...
 def read_stacks(
     store: tuple[NDArray[Any], ...],
@@ -47,6 +49,8 @@ def read_stacks(
     zero: bool,
     plan: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> bool: ...
 def stacks_complete(
     store: tuple[NDArray[Any], ...], ids: NDArray[Any], frames: int, complete: NDArray[Any]
@@ -76,6 +80,8 @@ def sequences(
     gamma: float,
     plan: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> None: ...
 def returns(
     store: tuple[NDArray[Any], ...],

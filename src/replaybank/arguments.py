@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def whole_number(name: str, value: Any, most: int, least: int = 1) -> int:
     if not least <= number <= most:
         raise ValueError(f"{name}: expected {least} to {most}, given {number}")
     return number
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def readonly(records: NDArray[Any], node: Node) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import kernels
-from replaybank.arguments import ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import cores, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
 from replaybank.parts import as_part
@@ -23,6 +23,7 @@ from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
+MOST_THREADS = 4  # that read a batch if nothing else is said: memory is busy then
 MOST_AHEAD = 1000  # batches that `batches` may prepare
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
@@ -52,13 +53,14 @@ class ReplayBuffer:
     `schema`: a `Schema` (`rb.schema_of(env)`), a mapping as in `Schema.of`, or None: inferred from the first `add`.
     `streams`: how many environment copies one `add` brings a transition of; arrays then have that leading axis.
     `sampler` says which transitions are drawn, `view` what a draw means. `seed`: anything that
-    `numpy.random.default_rng` takes; same seed and same calls, same batches.
+    `numpy.random.default_rng` takes; same seed and same calls, same batches. `threads`: batches of more than 2 MiB are
+    read by up to so many at a time (None: 4, or fewer where the process has fewer cores); it changes no bit of them.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
     several threads: each call is one step, and so is setting something of its sampler. To pickle or copy it takes as
     much memory again: all of it is held still first, at one instant.
 
-    Raises ValueError where capacity or streams is out of range, TypeError where a part is not what it must be.
+    Raises ValueError where capacity, streams or threads is out of range, TypeError where a part is not what it must be.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class ReplayBuffer:
         sampler: Sampler | None = None,
         view: View | None = None,
         seed: Any = None,
+        threads: int | None = None,
     ) -> None:
         self._capacity = whole_number("capacity", capacity, MAX_CAPACITY)
         self._streams = whole_number("streams", streams, MAX_CAPACITY)
         self._lock = kernels.Lock()
         self.view = Transition() if view is None else view
         self.seed = seed
+        self._threads = min(cores(), MOST_THREADS) if threads is None else whole_number("threads", threads, 64)
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
         self._plain = False  # whether the arguments of `add` are the leaves, as they come
@@ -187,7 +191,7 @@ class ReplayBuffer:
         return first
 
     def _allocate(self, schema: Schema) -> Rows:
-        self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema))
+        self._rows = Rows(schema, self._capacity, self._streams, self._view.stack(schema), self._threads)
         self._plain = schema.flat and not schema.extras
         return self._rows
 
