@@ -659,6 +659,7 @@ double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
 
 NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
+    nb::set_leak_warnings(false);  // a buffer, and so its lock, may live until the interpreter ends
     m.attr("LANES") = widest_lanes();
     nb::class_<Lock>(m, "Lock")
         .def(nb::init<>())
