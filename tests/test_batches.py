@@ -239,6 +239,20 @@ def test_a_loop_that_breaks_off_leaves_nothing_behind() -> None:
     assert soon(lambda: gc.collect() >= 0 and gone() is None)
 
 
+def test_an_error_that_nobody_asks_for_keeps_no_thread() -> None:
+    buffer = filled(view=Fragile(3, ValueError("in the view")))
+
+    def use() -> None:
+        batches = buffer.batches(N, prefetch=1)
+        next(batches)
+        batches._line.ask(1)
+        add(buffer, 0)  # keeps the promise; the error knows this frame, and this frame the iterator
+        batches._line.wake()
+
+    use()
+    assert soon(lambda: gc.collect() >= 0 and not workers())
+
+
 def test_closing_ends_a_consumer_that_waits_and_may_be_repeated() -> None:
     buffer = filled()
     batches = buffer.batches(N, prefetch=1)
@@ -322,6 +336,21 @@ batches = buffer.batches(4096)
 next(batches)
 print("fine", flush=True)
 """,
+    "a thread that is at it finishes first": """
+import time
+class Slow(rb.Transition):
+    def read(self, *given):
+        time.sleep(0.3)
+        batch = super().read(*given)
+        drawn.append(len(batch))
+        if len(drawn) == 3:
+            print("fine", flush=True)
+        return batch
+drawn, buffer.view = [], Slow()
+batches = buffer.batches(8, prefetch=1)
+next(batches)
+next(batches)
+""",
     "it ends by an error inside a loop": """
 try:
     for batch in buffer.batches(4096, prefetch=4):
@@ -330,13 +359,15 @@ finally:
     print("fine", flush=True)
 """,
     "a child goes on without the thread": """
-import os, signal
+import os, signal, time
 for attempt in range(20):
-    batches = buffer.batches(4096, prefetch=4)
+    batches = buffer.batches(30_000, prefetch=2)
     next(batches)
+    next(batches)  # the thread draws another one, for some milliseconds
+    time.sleep(attempt * 2e-4)
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(5)
         buffer.sample(8)
         try:
             next(batches)
