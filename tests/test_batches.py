@@ -75,7 +75,7 @@ class Fragile(rb.Transition):
     def read(self, *arguments: Any) -> Batch:
         self.reads += 1
         if self.reads == self.at:
-            raise self.error
+            raise type(self.error)(*self.error.args)  # a new one: an error holds the frames it went through
         return super().read(*arguments)
 
 
