@@ -20,6 +20,7 @@
 #include "compact.hpp"
 #include "deck.hpp"
 #include "drop.hpp"
+#include "lock.hpp"
 #include "order.hpp"
 #include "relink.hpp"
 #include "rows.hpp"
@@ -27,6 +28,7 @@
 #include "stacks.hpp"
 #include "tree_lanes.hpp"
 #include "usage.hpp"
+#include "workers.hpp"
 
 namespace nb = nanobind;
 using namespace replaybank;
@@ -35,6 +37,11 @@ namespace {
 
 // Below this many bytes, handing the GIL over costs more than the work.
 constexpr int64_t WORTH_RELEASING = 1 << 14;
+
+// Below this many bytes of a batch, waking other threads up costs more than they do.
+constexpr int64_t WORTH_SPLITTING = int64_t{2} << 20;
+
+int64_t threads_for(int64_t nbytes, int64_t threads) { return nbytes >= WORTH_SPLITTING ? threads : 1; }
 
 class MaybeReleased {
    public:
@@ -351,7 +358,7 @@ nb::object py_block(nb::handle dtype) {
 // plan: one row a copy: source, offset in it, bytes an item, offset of the column in `out`.
 // factors: float32, one a window or one for all: what a copy of source DISCOUNT gives where the window did not terminate.
 void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, nb::handle plan, nb::handle factors,
-             nb::handle out) {
+             nb::handle out, int64_t threads) {
     const Store store = as_store(store_arrays);
     const int64_t *first_ids = int64s(first), *last_ids = int64s(last), n = size_of(first);
     if (size_of(last) != n) throw nb::value_error("first and last differ in length");
@@ -382,13 +389,15 @@ void py_read(const nb::tuple& store_arrays, nb::handle first, nb::handle last, n
     require_live(ring, first_ids, n);
     if (last_ids != first_ids) require_live(ring, last_ids, n);
     MaybeReleased released(n * store.row_nbytes);
-    Reader(store, first_ids, last_ids, n, scale, n_factors).read(copies, n_copies);
+    Workers::split(n, threads_for(room, threads), [&](int64_t begin, int64_t end) {
+        Reader(store, first_ids, last_ids, scale, n_factors).read(copies, n_copies, begin, end);
+    });
 }
 
 // False where some next_obs does not begin with what its obs ends with though the plan says so: another plan is needed.
 // plan: one row a copy: source, offset in a frame's record, bytes of a frame, offset of the column in `out`.
 bool py_read_stacks(const nb::tuple& store_arrays, nb::handle first, nb::handle last, int64_t frames, bool zero,
-                    nb::handle plan, nb::handle out) {
+                    nb::handle plan, nb::handle out, int64_t threads) {
     const Store store = as_store(store_arrays);
     const int64_t *first_ids = int64s(first), *last_ids = int64s(last), n = size_of(first);
     if (size_of(last) != n) throw nb::value_error("first and last differ in length");
@@ -414,7 +423,8 @@ bool py_read_stacks(const nb::tuple& store_arrays, nb::handle first, nb::handle 
     StacksRead outcome;
     {
         MaybeReleased released(n * store.row_nbytes);
-        outcome = read_stacks(store, Stacking{frames, zero}, first_ids, last_ids, n, copies.data(), n_copies);
+        outcome = read_stacks(store, Stacking{frames, zero}, first_ids, last_ids, n, copies.data(), n_copies,
+                              threads_for(room, threads));
     }
     if (outcome == StacksRead::INCOMPLETE) throw nb::index_error("frames of a stack have left the buffer");
     return outcome == StacksRead::DONE;
@@ -478,7 +488,7 @@ void py_follow(const nb::tuple& store_arrays, nb::handle ids, nb::handle steps, 
 
 // plan: one row a column: part, offset in the record, bytes of one step, offset of the column in `out`.
 void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64_t length, int64_t burn_in, bool across,
-                  float gamma, nb::handle plan, nb::handle out) {
+                  float gamma, nb::handle plan, nb::handle out, int64_t threads) {
     const Store store = as_store(store_arrays);
     const int64_t *ids = int64s(starts), n = size_of(starts);
     auto* plan_array = as_array(plan, NPY_INT64);
@@ -500,7 +510,9 @@ void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64_t leng
     }
     require_live(store.ring(), ids, n);
     MaybeReleased released(n * length * store.row_nbytes);
-    SequenceReader(store, ids, n, length, burn_in, across, gamma).read(tracks.data(), n_columns);
+    Workers::split(n, threads_for(room, threads), [&](int64_t begin, int64_t end) {
+        SequenceReader(store, ids, length, burn_in, across, gamma).read(tracks.data(), n_columns, begin, end);
+    });
 }
 
 // dtype: the NumPy type number of the field, a float; totals [n, size] for a field of `size` numbers.
@@ -829,7 +841,17 @@ double py_magnitudes(nb::handle values, double epsilon, nb::handle out) {
 
 NB_MODULE(_native, m) {
     if (_import_array() < 0) throw nb::python_error();
+    nb::set_leak_warnings(false);  // a buffer, and so its lock, may live until the interpreter ends
     m.attr("LANES") = widest_lanes();
+    nb::class_<Lock>(m, "Lock")
+        .def(nb::init<>())
+        .def("__enter__", &Lock::enter)
+        .def("__exit__", [](Lock& lock, nb::handle, nb::handle, nb::handle) { lock.exit(); }, nb::arg().none(),
+             nb::arg().none(), nb::arg().none())
+        .def_prop_ro("owed", &Lock::owed)
+        .def_prop_ro("mine", &Lock::mine)
+        // A copy is a lock of its own: whatever shared the one shares the other.
+        .def("__reduce__", [](nb::handle self) { return nb::make_tuple(self.type(), nb::tuple()); });
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
     m.def("block", &py_block);
     m.def("channel_drain", &py_channel_drain);
@@ -839,16 +861,18 @@ NB_MODULE(_native, m) {
 #ifndef _WIN32
     m.def("lock_holder", &py_lock_holder);
 #endif
-    m.def("read", &py_read);
-    m.def("read_stacks", &py_read_stacks);
+    m.def("read", &py_read, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg() = 1);
+    m.def("read_stacks", &py_read_stacks, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg() = 1);
     m.def("stacks_complete", &py_stacks_complete);
     m.def("relink", &py_relink);
     m.def("walk", &py_walk);
     m.def("follow", &py_follow);
-    m.def("sequences", &py_sequences);
     m.def("drop", &py_drop);
     m.def("compact", &py_compact);
     m.def("release", &py_release);
+    m.def("sequences", &py_sequences, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg(), nb::arg() = 1);
     m.def("returns", &py_returns);
     m.def("tree_update", &py_tree_update);
     m.def("tree_fill", &py_tree_fill);

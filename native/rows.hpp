@@ -55,21 +55,21 @@ inline void copy_items(const char* const* sources, const Copy& copy, int64_t beg
 class Reader {
    public:
     // factors: one a window, or one for all (n_factors 1).
-    Reader(const Store& store, const int64_t* first, const int64_t* last, int64_t n, const float* factors,
-           int64_t n_factors)
-        : store_(store), ring_(store.ring()), first_(first), last_(last), n_(n), factors_(factors),
+    Reader(const Store& store, const int64_t* first, const int64_t* last, const float* factors, int64_t n_factors)
+        : store_(store), ring_(store.ring()), first_(first), last_(last), factors_(factors),
           factor_step_(n_factors == 1 ? 0 : 1) {}
 
-    void read(const Copy* copies, int64_t n_copies) {
+    // The windows begin … end - 1.
+    void read(const Copy* copies, int64_t n_copies, int64_t from, int64_t end) {
         bool needs_next = false;
         for (int64_t c = 0; c < n_copies; ++c) needs_next |= copies[c].source == Source::NEXT_OBS;
-        for (int64_t i = 0; i < std::min(BLOCK, n_); ++i) fetch(i);
-        for (int64_t begin = 0, turn = 0; begin < n_; begin += BLOCK, turn ^= 1) {
-            const int64_t count = std::min(BLOCK, n_ - begin);
+        for (int64_t i = from; i < std::min(from + BLOCK, end); ++i) fetch(i - from, i);
+        for (int64_t begin = from, turn = 0; begin < end; begin += BLOCK, turn ^= 1) {
+            const int64_t count = std::min(BLOCK, end - begin);
             const char* const* sources[3] = {rows_[turn][0], rows_[turn][last_ == first_ ? 0 : 1], next_};
             for (int64_t i = begin; i < begin + count; ++i) {
-                if (i + BLOCK < n_) fetch(i + BLOCK);
-                if (needs_next) find_next(i, sources[1][i - begin]);
+                if (i + BLOCK < end) fetch(i + BLOCK - from, i + BLOCK);
+                if (needs_next) next_[i - begin] = next_of(last_[i], sources[1][i - begin]);
             }
             for (int64_t c = 0; c < n_copies; ++c) {
                 if (copies[c].source == Source::DISCOUNT) {
@@ -82,10 +82,10 @@ class Reader {
     }
 
    private:
-    void fetch(int64_t i) {
-        const int64_t turn = i / BLOCK % 2;
-        rows_[turn][0][i % BLOCK] = touch(first_[i]);
-        if (last_ != first_) rows_[turn][1][i % BLOCK] = touch(last_[i]);
+    void fetch(int64_t place, int64_t i) {
+        const int64_t turn = place / BLOCK % 2;
+        rows_[turn][0][place % BLOCK] = touch(first_[i]);
+        if (last_ != first_) rows_[turn][1][place % BLOCK] = touch(last_[i]);
     }
 
     const char* touch(int64_t id) const {
@@ -95,12 +95,12 @@ class Reader {
         return row;
     }
 
-    void find_next(int64_t i, const char* row) {
+    const char* next_of(int64_t id, const char* row) const {
         const uint32_t distance = store_.link(row, store_.next_at);
-        const char* next = distance ? store_.row(ring_.slot(last_[i] + distance))
+        const char* next = distance ? store_.row(ring_.slot(id + distance))
                                     : store_.tail(store_.link(row, store_.tail_at));
         prefetch(next);
-        next_[i % BLOCK] = next;
+        return next;
     }
 
     void discount(const Copy& copy, int64_t begin, int64_t count, const char* const* rows) const {
@@ -112,7 +112,7 @@ class Reader {
 
     const Store& store_;
     const Ring ring_;
-    const int64_t *first_, *last_, n_;
+    const int64_t *first_, *last_;
     const float* factors_;
     const int64_t factor_step_;
     const char* rows_[2][2][BLOCK];  // two blocks in turn, the first and the last rows of their windows

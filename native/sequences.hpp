@@ -38,14 +38,15 @@ inline int64_t items_of(Part part, int64_t length) {
 // fetch gained nothing.)
 class SequenceReader {
    public:
-    SequenceReader(const Store& store, const int64_t* starts, int64_t n, int64_t length, int64_t burn_in, bool across,
+    SequenceReader(const Store& store, const int64_t* starts, int64_t length, int64_t burn_in, bool across,
                    float gamma)
-        : store_(store), ring_(store.ring()), starts_(starts), n_(n), length_(length), burn_in_(burn_in),
+        : store_(store), ring_(store.ring()), starts_(starts), length_(length), burn_in_(burn_in),
           across_(across), gamma_(gamma), rows_(static_cast<size_t>(length)), ahead_(static_cast<size_t>(length)) {}
 
-    void read(const Track* tracks, int64_t n_tracks) {
-        for (int64_t i = 0; i < n_; ++i) {
-            if (i + 1 < n_) prefetch(store_.row(ring_.slot(starts_[i + 1])) + store_.next_at);
+    // The sequences begin … end - 1.
+    void read(const Track* tracks, int64_t n_tracks, int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            if (i + 1 < end) prefetch(store_.row(ring_.slot(starts_[i + 1])) + store_.next_at);
             const int64_t count = walk(starts_[i]);
             for (int64_t c = 0; c < n_tracks; ++c) copy(tracks[c], i, count);
         }
@@ -112,7 +113,7 @@ class SequenceReader {
 
     const Store& store_;
     const Ring ring_;
-    const int64_t *starts_, n_, length_, burn_in_;
+    const int64_t *starts_, length_, burn_in_;
     const bool across_;
     const float gamma_;
     std::vector<const char*> rows_, ahead_;  // of the steps, and of their next observations

@@ -13,6 +13,7 @@
 #include "prefetch.hpp"
 #include "ring.hpp"
 #include "store.hpp"
+#include "workers.hpp"
 
 namespace replaybank {
 
@@ -128,14 +129,13 @@ enum class StacksRead : int { DONE = 0, NOT_SHIFTED = 1, INCOMPLETE = 2 };
 // Gathers the stacks of windows [first, last], whose ids must be live. Nothing of use is written where a needed row has
 // left, or where BOTH is asked for and some next_obs does not begin with what its obs ends with.
 inline StacksRead read_stacks(const Store& s, const Stacking& stacking, const int64_t* first, const int64_t* last, int64_t n,
-                        const StackCopy* copies, int64_t n_copies) {
+                        const StackCopy* copies, int64_t n_copies, int64_t threads) {
     const Ring ring = s.ring();
     const int64_t k = stacking.frames;
-    thread_local std::vector<const char*> starts, ends, next;
+    thread_local std::vector<const char*> starts, ends;
     thread_local std::vector<char> complete;
     starts.resize(static_cast<size_t>(n * k));
     complete.resize(static_cast<size_t>(n));
-    next.resize(static_cast<size_t>(k));
     const auto all_of = [&](const int64_t* ids, std::vector<const char*>& frames) {
         stacks_of(s, ring, stacking, ids, n, frames.data(), k, reinterpret_cast<bool*>(complete.data()));
         return std::all_of(complete.begin(), complete.end(), [](char whole) { return whole != 0; });
@@ -152,17 +152,23 @@ inline StacksRead read_stacks(const Store& s, const Stacking& stacking, const in
             if (!overlaps(s, ring, (*lasts)[i * k + k - 1], last[i])) return StacksRead::NOT_SHIFTED;
         }
     }
-    for (int64_t i = 0; i < n; ++i) {
-        next_stack(s, ring, stacking, last[i], lasts->data() + i * k, next.data());
-        for (int64_t c = 0; c < n_copies; ++c) {
-            const StackCopy& copy = copies[c];
-            const int64_t width = k + (copy.source == Stack::BOTH);
-            char* to = copy.to + i * width * copy.nbytes;
-            if (copy.source != Stack::NEXT_OBS) copy_frames(starts.data() + i * k, k, copy, to);
-            if (copy.source == Stack::NEXT_OBS) copy_frames(next.data(), k, copy, to);
-            if (copy.source == Stack::BOTH) copy_frames(next.data() + k - 1, 1, copy, to + k * copy.nbytes);
+    // Pointers: each thread has vectors of its own under these names.
+    const char* const* begins = starts.data();
+    const char* const* finals = lasts->data();
+    Workers::split(n, threads, [&](int64_t begin, int64_t end) {
+        std::vector<const char*> next(static_cast<size_t>(k));
+        for (int64_t i = begin; i < end; ++i) {
+            next_stack(s, ring, stacking, last[i], finals + i * k, next.data());
+            for (int64_t c = 0; c < n_copies; ++c) {
+                const StackCopy& copy = copies[c];
+                const int64_t width = k + (copy.source == Stack::BOTH);
+                char* to = copy.to + i * width * copy.nbytes;
+                if (copy.source != Stack::NEXT_OBS) copy_frames(begins + i * k, k, copy, to);
+                if (copy.source == Stack::NEXT_OBS) copy_frames(next.data(), k, copy, to);
+                if (copy.source == Stack::BOTH) copy_frames(next.data() + k - 1, 1, copy, to + k * copy.nbytes);
+            }
         }
-    }
+    });
     return StacksRead::DONE;
 }
 

@@ -232,7 +232,7 @@ def odd_arguments() -> None:
 
 def crowd() -> None:
     """Several threads on one buffer, with batches and rows large enough to release the GIL."""
-    buffer = rb.ReplayBuffer(300, streams=4, sampler=rb.Prioritized(), view=rb.NStep(3, 0.9), seed=0)
+    buffer = rb.ReplayBuffer(300, streams=4, sampler=rb.Prioritized(), view=rb.NStep(3, 0.9), seed=0, threads=3)
     wide, off = np.ones((4, 2000), np.float32), np.zeros(4, bool)
 
     def add() -> None:
@@ -243,6 +243,8 @@ def crowd() -> None:
         for _ in range(80):
             batch = buffer.sample(100)
             buffer.update_priorities(batch.indices, batch.reward)
+        for _ in range(20):
+            buffer.sample(400)  # so large that the work is split
 
     add()
     threads = [threading.Thread(target=work) for work in (add, add, learn, learn)]

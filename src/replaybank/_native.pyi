@@ -1,9 +1,26 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 LANES: int
+
+class Lock:
+    """One call of a buffer at a time: `with lock:`.
+
+    Threads in tight loops get turns of many calls each. `owed`: calls without arguments that whoever enters next makes
+    first, in order; what one raises, that one gets. Change it only while you hold the lock. Entering it twice from one
+    thread is a RuntimeError. A copy or pickle is an open lock that owes nothing.
+    """
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, kind: object, error: object, traceback: object) -> None: ...
+    @property
+    def owed(self) -> list[Callable[[], object]]: ...
+    @property
+    def mine(self) -> bool:
+        """Whether this thread holds it."""
 
 def append(
     store: tuple[NDArray[Any], ...],
@@ -40,6 +57,8 @@ def read(
     plan: NDArray[Any],
     factors: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> None: ...
 def read_stacks(
     store: tuple[NDArray[Any], ...],
@@ -49,6 +68,8 @@ def read_stacks(
     zero: bool,
     plan: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> bool: ...
 def stacks_complete(
     store: tuple[NDArray[Any], ...], ids: NDArray[Any], frames: int, complete: NDArray[Any]
@@ -82,6 +103,8 @@ def sequences(
     gamma: float,
     plan: NDArray[Any],
     out: NDArray[Any],
+    threads: int = 1,
+    /,
 ) -> None: ...
 def returns(
     store: tuple[NDArray[Any], ...],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,14 +45,14 @@ def picked(
     return picked
 
 
-def whole_number(name: str, value: Any, most: int) -> int:
-    """`value` if it is an integer from 1 to `most`, else TypeError or ValueError."""
+def whole_number(name: str, value: Any, most: int, least: int = 1) -> int:
+    """`value` if it is an integer from `least` to `most`, else TypeError or ValueError."""
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, given {value!r}") from None
-    if not 1 <= number <= most:
-        raise ValueError(f"{name}: expected 1 to {most}, given {number}")
+    if not least <= number <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, given {number}")
     return number
 
 
@@ -61,6 +62,11 @@ def is_finite(value: Any) -> bool:
         return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
     except OverflowError:  # an int beyond float64
         return False
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def readonly(records: NDArray[Any], node: Node) -> Any:

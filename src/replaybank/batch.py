@@ -89,7 +89,7 @@ class Batch:
         self.probabilities = probabilities
         self.weights = weights
 
-    def _packed(self) -> tuple[NDArray[Any], dict[str, Places]]:
+    def packed(self) -> tuple[NDArray[Any], dict[str, Places]]:
         """The block with all columns in it, and where each field is."""
         for name in DRAWN:
             self.block[name] = self[name]
@@ -97,7 +97,7 @@ class Batch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._columns is self.block:
-            return Batch, self._packed()
+            return Batch, self.packed()
         return Batch, (self.block, self._places, self._columns)
 
     @property
@@ -142,7 +142,7 @@ class Batch:
 
         if self._columns is not self.block:
             raise TypeError("to_torch: expected a batch of NumPy arrays, as sampled; this one was converted already")
-        block, places = self._packed()
+        block, places = self.packed()
         return Batch(block, places, tensors_of(block, device, dtype))
 
     def __repr__(self) -> str:

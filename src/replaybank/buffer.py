@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from types import NoneType
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import for_kernel, ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import cores, for_kernel, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
@@ -23,6 +24,7 @@ from replaybank.manifest import refusing
 from replaybank.memory import machine_bytes, reserving, warn_beyond
 from replaybank.parts import as_part
 from replaybank.plain import SAMPLERS, VIEWS, described
+from replaybank.prefetch import Batches, mover_for
 from replaybank.rows import MAX_CAPACITY, Rows, record_of
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.state import count
@@ -34,6 +36,8 @@ from replaybank.usage import Usage
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
 
+MOST_THREADS = 4  # that read a batch if nothing else is said: memory is busy then
+MOST_AHEAD = 1000  # batches that `batches` may prepare
 # How often a batch is drawn anew where the view cannot use some ids, before `sample` gives up.
 MOST_REDRAWS = 100
 # What is counted over a buffer's life.
@@ -76,16 +80,18 @@ class ReplayBuffer:
     after a crash: as it was at the last `save`, but for the oldest transitions if newer ones had taken their places.
 
     `sampler` says which transitions are drawn, `view` what a draw means. `seed`: anything that
-    `numpy.random.default_rng` takes; same seed and same calls, same batches.
+    `numpy.random.default_rng` takes; same seed and same calls, same batches. `threads`: batches of more than 2 MiB are
+    read by up to so many at a time (None: 4, or fewer where the process has fewer cores); it changes no bit of them.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step. A pickle or copy is not one: add nothing while it is made.
+    several threads: each call is one step, and so is setting something of its sampler. To pickle or copy it takes as
+    much memory again: all of it is held still first, at one instant.
 
     Warns (RuntimeWarning, once) where it will need more memory than the machine, or its control group, has.
 
-    Raises ValueError where capacity, max_bytes or streams is out of range, not exactly one of capacity and max_bytes is
-    given, or max_bytes is too little for one transition a stream (without a schema: at the first `add`); TypeError
-    where a part is not what it must be; MemoryError where memory cannot be reserved.
+    Raises ValueError where capacity, max_bytes, streams or threads is out of range, not exactly one of capacity and
+    max_bytes is given, or max_bytes is too little for one transition a stream (without a schema: at the first `add`);
+    TypeError where a part is not what it must be; MemoryError where memory cannot be reserved.
     """
 
     def __init__(
@@ -98,6 +104,7 @@ class ReplayBuffer:
         seed: Any = None,
         max_bytes: int | None = None,
         storage: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
     ) -> None:
         if (capacity is None) == (max_bytes is None):
             raise ValueError(
@@ -111,10 +118,11 @@ class ReplayBuffer:
             if max_bytes is not None:
                 raise ValueError("expected one of storage and max_bytes, given both: a storage is not in memory")
             require_free(self._storage)
+        self._lock = kernels.Lock()
         self.view = Transition() if view is None else view
         self.seed = seed
-        self._lock = Lock()
-        self._saving = Lock()  # saves come one after another
+        self._threads = min(cores(), MOST_THREADS) if threads is None else whole_number("threads", threads, 64)
+        self._saving = kernels.Lock()  # saves come one after another
         self._saves: dict[str, str] = {}  # by folder the last save's token
         self._lead = -1 if self._streams == 1 else self._streams
         self._rows: Rows | None = None
@@ -269,9 +277,9 @@ class ReplayBuffer:
             warn_beyond(needed, machine_bytes())
         with reserving(needed, f"a buffer of {capacity} transitions"):
             storage = None if self._storage is None else Storage(self._storage)
-            rows, usage = Rows(schema, capacity, self._streams, stack, storage), Usage(capacity)
+            rows, usage = Rows(schema, capacity, self._streams, stack, storage, self._threads), Usage(capacity)
             if self._max_bytes is not None:
-                self._sampler.attach(capacity)
+                self._sampler.attach(capacity, self._lock)
         self._rows, self._usage, self._capacity = rows, usage, capacity
         if self._max_bytes is not None:
             self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(capacity))
@@ -301,15 +309,39 @@ class ReplayBuffer:
         if type(n) is not int or not 0 < n <= MOST_DRAWN:
             n = whole_number("sample: n", n, MOST_DRAWN)
         with self._lock:
-            rows = self._rows
-            if rows is None or rows.empty:
-                raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
-            ids, probabilities = self._draw(rows, n)
-            batch = self._view.read(rows, ids, self._rng)
-            batch.draw(ids, probabilities, self._sampler.weights(probabilities))
-            self._usage.sampled(ids, rows)
-            self._sampled += n
-            return batch
+            return self._sample(n)
+
+    def _sample(self, n: int) -> Batch:
+        rows = self._rows
+        if rows is None or rows.empty:
+            raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
+        ids, probabilities = self._draw(rows, n)
+        batch = self._view.read(rows, ids, self._rng)
+        batch.draw(ids, probabilities, self._sampler.weights(probabilities))
+        self._usage.sampled(ids, rows)
+        self._sampled += n
+        return batch
+
+    def batches(self, n: int, device: Any = None, prefetch: int = 2, pin: bool = True) -> Batches:
+        """`sample(n)` for ever; a thread prepares the next `prefetch` batches while you work with this one.
+
+        `device`: where tensors go (a `torch.device` or its name), in the background; to CUDA from pinned memory
+        (`pin`) on a stream of their own. None: NumPy batches. `prefetch=0`: no thread, the batches of a loop of
+        `sample(n)`.
+
+        What is drawn depends on the seed and the order of calls alone, not on timing: the first `next` draws its batch
+        and the `prefetch` after it, and each further one the batch that is handed out `prefetch` times later, before
+        anything that is called after it. So a batch is that old when it is seen: additions and priorities of the calls
+        since are not in it, and by the time it is updated some of its ids may have been overwritten (`stale`).
+
+        What a draw or a move raises comes from the `next` that would have handed that batch out, and ends the iterator.
+        Settings of the view are read when a batch is drawn: close the iterator before you change them.
+
+        Raises TypeError or ValueError where n or prefetch is no such number, ImportError where PyTorch is missing.
+        """
+        n = whole_number("batches: n", n, MOST_DRAWN)
+        ahead = whole_number("batches: prefetch", prefetch, MOST_AHEAD, least=0)
+        return Batches(self._lock, partial(self._sample, n), mover_for(device, pin), ahead)
 
     def read(self, indices: ArrayLike, view: View | None = None) -> Batch:
         """What the buffer's view, or another one, makes of these transitions (ids, [n]), in this order.
@@ -356,12 +388,13 @@ class ReplayBuffer:
 
         Not a copy: it changes as the buffer does. `next_obs` is not stored in rows. Raises ValueError for another name.
         """
-        rows = self._rows
-        stored = tuple(rows.schema.stored) if rows is not None else ()
-        if rows is None or not isinstance(name, str) or name not in stored:
-            raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
-        records = rows.data[: min(rows.added, rows.capacity)]
-        return readonly(records[name], rows.schema.fields[name])
+        with self._lock:
+            rows = self._rows
+            stored = tuple(rows.schema.stored) if rows is not None else ()
+            if rows is None or not isinstance(name, str) or name not in stored:
+                raise ValueError(f"field: expected one of {', '.join(stored)}, given {name!r}")
+            records = rows.data[: min(rows.added, rows.capacity)]
+            return readonly(records[name], rows.schema.fields[name])
 
     def _live(self, ids: Ids) -> Rows:
         """The rows, all of which `ids` must be in."""
@@ -429,7 +462,8 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """How many transitions it holds."""
-        return len(self._rows) if self._rows is not None else 0
+        with self._lock:
+            return len(self._rows) if self._rows is not None else 0
 
     @property
     def capacity(self) -> int:
@@ -453,6 +487,10 @@ class ReplayBuffer:
         What was touched and not given back to the system counts, whether it holds anything now or not; what is only
         reserved does not, but for the arrays of a sampler. What was cleared or left early was given back, up to pages.
         """
+        with self._lock:
+            return self._nbytes()
+
+    def _nbytes(self) -> int:
         return (self._rows.nbytes + self._usage.nbytes if self._rows is not None else 0) + self._sampler.nbytes
 
     @property
@@ -487,7 +525,7 @@ class ReplayBuffer:
 
     def _attach(self, sampler: Sampler) -> None:
         with reserving(sampler.bytes_for(self._capacity), f"{sampler!r} for {self._capacity} transitions"):
-            sampler.attach(self._capacity)
+            sampler.attach(self._capacity, self._lock)
 
     def _introduce(self, sampler: Sampler) -> None:
         """Tells a sampler of what is here, all of it new to it."""
@@ -508,7 +546,9 @@ class ReplayBuffer:
 
     @view.setter
     def view(self, view: View) -> None:
-        self._view: View = as_part("view", view, View, "Transition()")
+        part = as_part("view", view, View, "Transition()")
+        with self._lock:
+            self._view: View = part
 
     @property
     def seed(self) -> Any:
@@ -518,8 +558,9 @@ class ReplayBuffer:
     @seed.setter
     def seed(self, seed: Any) -> None:
         # Of a matrix each item is a matrix, in which NumPy looks for numbers until the stack ends.
-        self._rng = np.random.default_rng(np.asarray(seed) if isinstance(seed, np.ndarray) else seed)
-        self._seed = seed
+        rng = np.random.default_rng(np.asarray(seed) if isinstance(seed, np.ndarray) else seed)
+        with self._lock:
+            self._rng, self._seed = rng, seed
 
     def stats(self) -> dict[str, Any]:
         """Counts: size, capacity, streams; added, overwritten, sampled, updated, stale (ever); tails, nbytes (now).
@@ -551,7 +592,7 @@ class ReplayBuffer:
                 "updated": self._updated,
                 "stale": self._stale,
                 "tails": rows.tails_in_use if rows is not None else 0,
-                "nbytes": self.nbytes,
+                "nbytes": self._nbytes(),
                 "age_added": max(size - 1, 0),
                 "age_samples": samples,
                 "age_seconds": seconds,
@@ -656,6 +697,7 @@ class ReplayBuffer:
         if rows is not None:
             self._rows, self._usage = rows, Usage(rows.capacity)
             self._storage = None if rows.storage is None else rows.storage.folder
+            rows.threads = self._threads
             if self._max_bytes is not None:
                 self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
             self._look_ahead()
@@ -695,22 +737,17 @@ class ReplayBuffer:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            state = self.__dict__.copy()
-        del state["_lock"], state["_saving"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock, self._saving = Lock(), Lock()
+            return deepcopy(self.__dict__)
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
-        if self._capacity:
-            self._sampler.check_valid()
-        if self._rows is not None:
-            self._rows.check_valid()
-            self._usage.check_valid()
-        assert self._max_bytes is None or self.nbytes <= self._max_bytes, "it holds more than it may"
+        with self._lock:
+            if self._capacity:
+                self._sampler.check_valid()
+            if self._rows is not None:
+                self._rows.check_valid()
+                self._usage.check_valid()
+            assert self._max_bytes is None or self._nbytes() <= self._max_bytes, "it holds more than it may"
 
     def __repr__(self) -> str:
         parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import NoneType
 from typing import Any
 
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
+from replaybank.kernels import Lock
 from replaybank.manifest import BACKUP, FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
 from replaybank.plain import lost, rebuilt
 from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows

@@ -1,12 +1,14 @@
 """The typed door to the C++ extension.
 
 The kernels are stateless: they work on NumPy arrays that Python owns, and release the GIL where the work is worth it.
+Beside them it has what threads need: `Lock`, which each buffer has one of (native/lock.hpp).
 What each does, in a few readable lines, is its twin in `reference.py`; where the arrays come from, `rows.py` and
 `samplers/sum_tree.py`.
 """
 
 from replaybank._native import (
     LANES,
+    Lock,
     append,
     block,
     channel_drain,
@@ -47,6 +49,7 @@ __all__ = [
     "MAX",
     "MIN_POSITIVE",
     "SUM",
+    "Lock",
     "append",
     "block",
     "channel_drain",

@@ -49,6 +49,8 @@ class Rows:
     the rows before; where they are not (and no padding either), `older` holds them, for the row's observation or its
     next one.
 
+    `threads`: large batches are read by up to so many at a time.
+
     Where a segment ended and its stream went on, the tail of its last row knows the distance to the stream's next row.
     """
 
@@ -59,6 +61,7 @@ class Rows:
         streams: int,
         stack: Stacking | None = None,
         storage: Storage | None = None,
+        threads: int = 1,
     ) -> None:
         self.schema = schema
         self.capacity = capacity
@@ -66,6 +69,7 @@ class Rows:
         self.stack = stack
         self.dtype = record_of(schema, stack)
         self.storage = storage
+        self.threads = threads
         self._memory: Memory = InMemory() if storage is None else storage
         array = self._memory.array
         self.data: NDArray[Any] = array("rows", capacity, self.dtype, capacity)
@@ -240,7 +244,7 @@ class Rows:
         A plan has a row for each copy: source (FIRST, LAST, NEXT_OBS or DISCOUNT), offset in it, bytes of one item,
         offset in out. DISCOUNT writes the window's factor (`factors`: [n], or [1] for all), 0 where `last` terminated.
         """
-        kernels.read(self._store, first, last, plan, factors, out)
+        kernels.read(self._store, first, last, plan, factors, out, self.threads)
 
     def read_stacks(
         self,
@@ -256,7 +260,7 @@ class Rows:
         where each window is one step), offset in a frame's record, bytes of a frame, offset in out. Gives False, with
         nothing of use written, where BOTH_STACKS is asked for and some next_obs does not begin with the end of its obs.
         """
-        return kernels.read_stacks(self._store, first, last, stack.frames, stack.zero, plan, out)
+        return kernels.read_stacks(self._store, first, last, stack.frames, stack.zero, plan, out, self.threads)
 
     def stacks_complete(self, ids: NDArray[np.int64], stack: Stacking) -> NDArray[np.bool_] | None:
         """Which ids (live, [n]) have all frames of their stacks here: bool [n]; None where all do."""
@@ -307,7 +311,7 @@ class Rows:
         START (of the first step only), VALID, IS_FIRST (of a segment), MASK (valid, from step `burn_in` on), DISCOUNTS
         (gamma, 0 after termination). `across`: where a segment ends, the stream's next one follows.
         """
-        kernels.sequences(self._store, starts, length, burn_in, across, gamma, plan, out)
+        kernels.sequences(self._store, starts, length, burn_in, across, gamma, plan, out, self.threads)
 
     def returns(
         self, leaf: Leaf, path: NDArray[np.int64], lengths: NDArray[np.int64], gamma: float
@@ -508,7 +512,7 @@ class Rows:
         if end > self.capacity:  # live rows wrap around
             begin, end = 0, self.capacity
         return {
-            "parts": (self.schema, self.capacity, self.streams, self.stack),
+            "parts": (self.schema, self.capacity, self.streams, self.stack, None, self.threads),
             "begin": begin,
             "data": self.data[begin:end],
             "tails": self.tails[: self._cursor[2]],

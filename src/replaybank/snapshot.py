@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from replaybank.files import ArrayFile
 from replaybank.held import Held, Piece
+from replaybank.kernels import Lock
 from replaybank.rows import Rows
 
 PIECE_NBYTES = 1 << 22

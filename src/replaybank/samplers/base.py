@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.arguments import is_finite
+from replaybank.kernels import Lock
 from replaybank.samplers.state import count
 
 Ids = NDArray[np.int64]
@@ -79,8 +80,12 @@ class Sampler(Protocol):
     A buffer calls `attach` once and then tells of everything it adds. A sampler belongs to one buffer.
     """
 
-    def attach(self, capacity: int) -> None:
-        """Starts with an empty buffer of `capacity` transitions; raises ValueError where one is attached already."""
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
+        """Starts with an empty buffer of `capacity` transitions; raises ValueError where one is attached already.
+
+        `lock`: the buffer's, held whenever it calls one of these verbs (but not here). What sets something that draws
+        or updates depend on takes it first, if other threads may draw meanwhile. None: there are none.
+        """
         ...
 
     def added(self, first_id: int, n: int) -> None:

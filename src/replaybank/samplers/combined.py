@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, whole_number
 from replaybank.samplers.state import count, entry, flag
@@ -41,9 +42,9 @@ class Combined:
         self._shares = (1, 1)  # what the last draw was made of: so many of the newest, of so many in all
         self._shape = (1, 1)  # the same of the last batch, before anything was drawn in another's place
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
-        self._sampler.attach(capacity)
+        self._sampler.attach(capacity, lock)
         self._window = window
         self._empty = self.state()  # to go back to
 

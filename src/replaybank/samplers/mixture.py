@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.parts import as_part
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, kish, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
@@ -42,17 +43,19 @@ class Mixture:
         self._shares = np.array(self._weights) / sum(self._weights)
         self._ends = np.cumsum(self._shares)
         self._ends[-1] = 1.0
+        self._lock = Lock()
         self.beta = beta
         self._weight_norm = checked_norm("Mixture", weight_norm, ("batch", None))
         self._window: Window | None = None
         self._samples = 0
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
         for sampler in self._samplers:
-            sampler.attach(capacity)
+            sampler.attach(capacity, lock)
         self._window = window
         self._empty = self.state()  # to go back to
+        self._lock = self._lock if lock is None else lock
 
     @property
     def window(self) -> Window:
@@ -71,7 +74,9 @@ class Mixture:
 
     @beta.setter
     def beta(self, beta: float | Schedule) -> None:
-        self._beta = checked_beta("Mixture", beta)
+        beta = checked_beta("Mixture", beta)
+        with self._lock:
+            self._beta = beta
 
     def added(self, first_id: int, n: int) -> None:
         self.window.extend_to(first_id + n)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule
@@ -50,6 +51,7 @@ class Prioritized:
         weight_norm: WeightNorm = "batch",
         min_priority: float | None = None,
     ) -> None:
+        self._lock = Lock()
         self._alpha = not_negative("Prioritized", "alpha", alpha)
         self.beta = beta
         if epsilon is None:
@@ -61,8 +63,9 @@ class Prioritized:
         self._samples = 0
         self._newcomer = (0.0, 0.0)  # a priority, and its mass: what the last newcomers got
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
+        self._lock = self._lock if lock is None else lock
         self._raw = Tree(capacity, kernels.MAX)  # priorities
         self._masses = Tree(capacity, kernels.SUM)  # priority ** alpha
         self._smallest = Tree(capacity, kernels.MIN_POSITIVE) if self._weight_norm == "buffer" else None
@@ -81,12 +84,13 @@ class Prioritized:
     @alpha.setter
     def alpha(self, alpha: float) -> None:
         alpha = not_negative("Prioritized", "alpha", alpha)
-        if self._window is not None:
-            _require_summable("alpha", self._raw.root, alpha)
-        self._alpha = alpha
-        self._newcomer = (0.0, 0.0)
-        if self._window is not None:
-            self._weigh(self._window.used)
+        with self._lock:
+            if self._window is not None:
+                _require_summable("alpha", self._raw.root, alpha)
+            self._alpha = alpha
+            self._newcomer = (0.0, 0.0)
+            if self._window is not None:
+                self._weigh(self._window.used)
 
     @property
     def beta(self) -> float | Schedule:
@@ -95,7 +99,9 @@ class Prioritized:
 
     @beta.setter
     def beta(self, beta: float | Schedule) -> None:
-        self._beta = checked_beta("Prioritized", beta)
+        beta = checked_beta("Prioritized", beta)
+        with self._lock:
+            self._beta = beta
 
     @property
     def epsilon(self) -> float:
@@ -104,7 +110,9 @@ class Prioritized:
 
     @epsilon.setter
     def epsilon(self, epsilon: float) -> None:
-        self._epsilon = not_negative("Prioritized", "epsilon", epsilon)
+        epsilon = not_negative("Prioritized", "epsilon", epsilon)
+        with self._lock:
+            self._epsilon = epsilon
 
     @property
     def min_priority(self) -> float:
@@ -113,7 +121,9 @@ class Prioritized:
 
     @min_priority.setter
     def min_priority(self, min_priority: float) -> None:
-        self._min_priority = not_negative("Prioritized", "min_priority", min_priority)
+        min_priority = not_negative("Prioritized", "min_priority", min_priority)
+        with self._lock:
+            self._min_priority = min_priority
 
     @property
     def weight_norm(self) -> WeightNorm:

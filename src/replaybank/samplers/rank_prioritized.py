@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
@@ -38,14 +39,16 @@ class RankPrioritized:
     """
 
     def __init__(self, alpha: float = 0.7, beta: float | Schedule = 0.5, weight_norm: WeightNorm = "batch") -> None:
+        self._lock = Lock()
         self._alpha = _checked_alpha(alpha)
         self.beta = beta
         self._weight_norm = checked_norm("RankPrioritized", weight_norm)
         self._window: Window | None = None
         self._samples = 0
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
+        self._lock = self._lock if lock is None else lock
         self._order = Order(capacity)
         self._masses = Tree(capacity)  # of rank r, from 0 on: (r + 1) ** -alpha
         self._window = window
@@ -62,9 +65,11 @@ class RankPrioritized:
 
     @alpha.setter
     def alpha(self, alpha: float) -> None:
-        self._alpha = _checked_alpha(alpha)
-        if self._window is not None:
-            self._weigh(0, len(self.window))
+        alpha = _checked_alpha(alpha)
+        with self._lock:
+            self._alpha = alpha
+            if self._window is not None:
+                self._weigh(0, len(self.window))
 
     @property
     def beta(self) -> float | Schedule:
@@ -73,7 +78,9 @@ class RankPrioritized:
 
     @beta.setter
     def beta(self, beta: float | Schedule) -> None:
-        self._beta = checked_beta("RankPrioritized", beta)
+        beta = checked_beta("RankPrioritized", beta)
+        with self._lock:
+            self._beta = beta
 
     @property
     def weight_norm(self) -> WeightNorm:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.samplers.base import (
     Floats,
     Ids,
@@ -42,14 +43,16 @@ class Recent:
     """
 
     def __init__(self, eta: float | Schedule = 0.996, updates: int = 1000, minimum: int = 5000) -> None:
+        self._lock = Lock()
         self._samples = 0
         self.eta = eta
         self.updates = updates
         self._minimum = whole_number("Recent", "minimum", minimum)
         self._window: Window | None = None
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         self._window = attached_once(self._window, capacity)
+        self._lock = self._lock if lock is None else lock
 
     @property
     def window(self) -> Window:
@@ -63,7 +66,9 @@ class Recent:
 
     @eta.setter
     def eta(self, eta: float | Schedule) -> None:
-        self._eta = eta if callable(eta) else _checked_eta(eta)
+        eta = eta if callable(eta) else _checked_eta(eta)
+        with self._lock:
+            self._eta = eta
 
     @property
     def updates(self) -> int:
@@ -72,8 +77,10 @@ class Recent:
 
     @updates.setter
     def updates(self, updates: int) -> None:
-        self._updates = whole_number("Recent", "updates", updates)
-        self._round_start = self._samples
+        updates = whole_number("Recent", "updates", updates)
+        with self._lock:
+            self._updates = updates
+            self._round_start = self._samples
 
     @property
     def minimum(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
+from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones
 from replaybank.samplers.state import column, count, window_on
 
@@ -32,7 +33,7 @@ class SampleOnce:
     def __init__(self) -> None:
         self._window: Window | None = None
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
         self._counts = np.zeros(2, np.int64)  # slots that still wait in this epoch, slots in all
         # The slots, those that wait first; and where each lies. Touched only as they are used.

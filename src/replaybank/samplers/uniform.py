@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones, spread
 
 
@@ -21,7 +22,7 @@ class Uniform:
         self.replace = replace
         self._window: Window | None = None
 
-    def attach(self, capacity: int) -> None:
+    def attach(self, capacity: int, lock: Lock | None = None) -> None:
         self._window = attached_once(self._window, capacity)
 
     @property

@@ -1,0 +1,64 @@
+"""The benchmark of threads: everybody gives back what was added, and the bars are about both rates at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import threads
+from adapters.replaybank import Replaybank
+from contender import LeftOutError, Setup
+from peers import Settings, build
+from transitions import trajectories
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own warnings are not ours to mend
+
+CAPACITY = 300
+
+
+@pytest.mark.parametrize("kind", [Replaybank, threads.NumPyColumns, threads.LockedSB3, threads.LockedCpprb])
+def test_what_two_threads_add_and_sample_is_what_was_given(kind: Any) -> None:
+    data = trajectories(CAPACITY + 100, np.random.default_rng(0))
+    steps = data.part(CAPACITY, len(data)).steps()
+    try:
+        contender = build(kind, Setup(CAPACITY), data.part(0, CAPACITY), steps[:10])
+    except (ImportError, LeftOutError) as error:
+        pytest.skip(f"{kind.name}: {error!r}")
+    adds, batches = threads.together(contender, [contender.add_form(step) for step in steps], 0.1)
+    assert adds > 0
+    assert batches > 0
+    known = {obs.tobytes() for obs in data.obs}
+    columns = contender.sample(threads.SIZE)
+    obs = np.asarray(contender.unpack(columns)[0], np.float32)
+    assert all(one.tobytes() in known for one in obs.reshape(threads.SIZE, -1))
+
+
+def test_an_error_in_a_thread_is_raised_and_stops_the_other() -> None:
+    data = trajectories(CAPACITY, np.random.default_rng(0))
+    contender = build(threads.NumPyColumns, Setup(CAPACITY), data, [])
+    with pytest.raises(TypeError):
+        threads.together(contender, [(object(),)], 0.05)
+
+
+def result(name: str, adds: float, batches: float) -> dict[str, Any]:
+    return {"name": name, "adds": {"median": adds}, "batches": {"median": batches}}
+
+
+def test_a_bar_is_met_where_both_rates_are_ahead() -> None:
+    row = {"results": [result("replaybank", 10, 10), result("TorchRL", 5, 4), result("NumPy with a lock", 5, 20)]}
+    assert [(bar["against"], bar["measured"], bar["met"]) for bar in threads.bars(row)] == [
+        ("TorchRL", [2, 2.5], True),
+        ("NumPy with a lock", [2, 0.5], False),
+    ]
+    assert [bar["met"] for bar in threads.bars({"results": row["results"][:1]})] == [None, None]
+
+
+def test_a_run_is_reported_with_its_bars_and_who_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "CONTENDERS", (Replaybank, threads.NumPyColumns))
+    done = threads.run(CAPACITY, Settings(repeats=2, seconds=0.05))
+    assert [len(row["results"]) for row in done["rows"]] == [2, 1]
+    text = threads.markdown(done)
+    assert "| NumPy with a lock |" in text
+    assert "NumPy with a lock (prioritized): has no prioritized buffer" in text
