@@ -736,8 +736,17 @@ class ReplayBuffer:
         return checkpoint.Contents(self._rows, values)
 
     def __getstate__(self) -> dict[str, Any]:
+        """All of one instant. But the sampler stays the one that others may hold; `_instant` tells it what it was."""
         with self._lock:
-            return deepcopy(self.__dict__)
+            rows, view = deepcopy((self._rows, self._view))
+            instant = deepcopy((self._sampler.state(), self._rng.bit_generator.state))
+            return {**self.__dict__, "_rows": rows, "_view": view, "_instant": instant}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sampler, generator = state.pop("_instant")
+        self.__dict__.update(state)
+        self._sampler.restore(sampler)
+        self._rng.bit_generator.state = generator
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
