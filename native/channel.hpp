@@ -254,7 +254,8 @@ class Drain {
    private:
     bool plausible(const Message& found, uint64_t position) const {
         const int64_t rest = channel_.capacity - static_cast<int64_t>(position % static_cast<uint64_t>(channel_.capacity));
-        return found.nbytes >= LINE && found.nbytes % LINE == 0 && found.nbytes <= rest && found.n >= 0 &&
+        return found.nbytes >= LINE && found.nbytes % LINE == 0 &&
+               found.nbytes <= std::min(rest, channel_.capacity / 2) && found.n >= 0 &&
                position + static_cast<uint64_t>(found.nbytes) <= control_.head.load(std::memory_order_acquire);
     }
 

@@ -29,6 +29,7 @@ from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
 from replaybank.saving import Saving
 from replaybank.schema import Schema
+from replaybank.storage import Storage, require_free
 from replaybank.usage import Usage
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
@@ -70,6 +71,10 @@ class ReplayBuffer:
     leave early, a sixty-fourth of the capacity at a time; `stats` counts them as overwritten. Without a schema the
     capacity is 0 until the first `add`.
 
+    `storage`: a folder in which files hold the transitions, mapped into memory: for buffers larger than it. The folder
+    must be new. `save()` makes it a checkpoint, in the time it takes to write what changed; `load` opens it again, also
+    after a crash: as it was at the last `save`, but for the oldest transitions if newer ones had taken their places.
+
     `sampler` says which transitions are drawn, `view` what a draw means. `seed`: anything that
     `numpy.random.default_rng` takes; same seed and same calls, same batches.
 
@@ -92,6 +97,7 @@ class ReplayBuffer:
         view: View | None = None,
         seed: Any = None,
         max_bytes: int | None = None,
+        storage: str | os.PathLike[str] | None = None,
     ) -> None:
         if (capacity is None) == (max_bytes is None):
             raise ValueError(
@@ -100,6 +106,11 @@ class ReplayBuffer:
         self._capacity = 0 if capacity is None else whole_number("capacity", capacity, MAX_CAPACITY)
         self._max_bytes = None if max_bytes is None else whole_number("max_bytes", max_bytes, ALWAYS)
         self._streams = whole_number("streams", streams, MAX_CAPACITY)
+        self._storage = None if storage is None else Path(storage).absolute()
+        if self._storage is not None:
+            if max_bytes is not None:
+                raise ValueError("expected one of storage and max_bytes, given both: a storage is not in memory")
+            require_free(self._storage)
         self.view = Transition() if view is None else view
         self.seed = seed
         self._lock = Lock()
@@ -254,9 +265,11 @@ class ReplayBuffer:
         if self._max_bytes is not None:
             capacity = costs.capacity(self._max_bytes, self._streams, MAX_CAPACITY, self._bytes_beside)
         needed = costs.least(capacity, self._streams) + self._bytes_beside(capacity)
-        warn_beyond(needed, machine_bytes())
+        if self._storage is None:
+            warn_beyond(needed, machine_bytes())
         with reserving(needed, f"a buffer of {capacity} transitions"):
-            rows, usage = Rows(schema, capacity, self._streams, stack), Usage(capacity)
+            storage = None if self._storage is None else Storage(self._storage)
+            rows, usage = Rows(schema, capacity, self._streams, stack, storage), Usage(capacity)
             if self._max_bytes is not None:
                 self._sampler.attach(capacity)
         self._rows, self._usage, self._capacity = rows, usage, capacity
@@ -558,9 +571,11 @@ class ReplayBuffer:
     # ---- on disk ----
 
     def save(
-        self, path: str | os.PathLike[str], background: bool = False, compression: str | None = None
+        self, path: str | os.PathLike[str] | None = None, background: bool = False, compression: str | None = None
     ) -> Saving | None:
         """Saves everything to a folder: `load` gives a buffer that goes on as if nothing had happened.
+
+        `path` may be left out where the buffer has a `storage`: then only what is not there already is written.
 
         Until all of it is on the disk (fsync), the folder holds what it held before: what breaks off midway changes
         nothing. A later save to the same path writes what was added since, and the priorities. The files are .npz and
@@ -575,7 +590,10 @@ class ReplayBuffer:
         Raises OSError where the disk does, BlockingIOError where another buffer is being saved there, ValueError for an
         unknown compression.
         """
-        folder = Path(path).absolute()
+        if path is None and self._storage is None:
+            raise TypeError("save: expected a path; only a buffer with a storage knows its own")
+        folder = Path(path).absolute() if path is not None else self._storage
+        assert folder is not None
         compressor(compression)
 
         def work() -> None:
@@ -637,6 +655,7 @@ class ReplayBuffer:
             setattr(self, f"_{name}", count(counts, name))
         if rows is not None:
             self._rows, self._usage = rows, Usage(rows.capacity)
+            self._storage = None if rows.storage is None else rows.storage.folder
             if self._max_bytes is not None:
                 self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
             self._look_ahead()
@@ -648,8 +667,10 @@ class ReplayBuffer:
         if rows is not None:
             self._usage.restore(values["usage"], rows.oldest, rows.added)
         if described(self._sampler).get("kind") == values["sampler"]["kind"]:
-            checkpoint.require_agreement(values["sampler_state"], rows)
+            checkpoint.require_agreement(values["sampler_state"], rows.added if rows is not None else 0, found.start)
             self._sampler.restore(values["sampler_state"])
+            if rows is not None and rows.start > found.start:  # they have left a storage since
+                self._sampler.dropped(rows.start)
         else:
             self._introduce(self._sampler)
 

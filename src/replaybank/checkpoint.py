@@ -33,6 +33,7 @@ from replaybank.salvage import keep_whole
 from replaybank.schema import Schema
 from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held
 from replaybank.stacking import Stacking
+from replaybank.storage import Storage
 
 FAN = 8  # so many shorter files become one
 INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
@@ -46,13 +47,16 @@ POSITIONS = {"pos": 624, "buffer_pos": 4}  # in what generators keep: they would
 class Contents:
     """What a checkpoint keeps: rows, and everything else that the buffer is, as nested plain values and arrays.
 
-    Dicts of numbers, texts, lists, None and arrays; what is saved may be windows on what goes on changing. `token`
-    names the save. `damage`: what had to be left out, a line each, and `lost`: so many transitions.
+    Dicts of numbers, texts, lists, None and arrays; what is saved may be windows on what goes on changing.
+
+    `token` names the save. `start`: where the ids begin that the sampler's state has. `damage`: what had to be left
+    out, a line each, and `lost`: so many transitions.
     """
 
     rows: Rows | None
     values: dict[str, Any]
     token: str | None = None
+    start: int = 0
     lost: int = 0
     damage: tuple[str, ...] = ()
 
@@ -79,14 +83,20 @@ def save(
             with lock:
                 now = contents()
                 manifest = {"format": FORMAT, "version": VERSION, "token": token, **_write_state(now, writer)}
-                if now.rows is not None:
-                    first, files = _where_to_begin(files, now.rows)
+                rows = now.rows
+                in_place = rows is not None and rows.storage is not None and rows.storage.folder == folder
+                used = rows.used if rows is not None else None
+                if rows is not None and not in_place:
+                    first, files = _where_to_begin(files, rows)
                     late = then_open[files[-1]["name"]] if files else NO_IDS
-                    snapshot = Snapshot(now.rows, first, late, writer)
+                    snapshot = Snapshot(rows, first, late, writer)
                     snapshot.begin()
             if snapshot is not None:
                 snapshot.write_all(lock)
                 snapshot.end(lock)
+            elif rows is not None and rows.storage is not None:
+                files, manifest["rows"]["used"] = [], used
+                rows.storage.flush()
             manifest["files"] = files + writer.close()
             manifest["state"] = writer.state.close()
             publish(folder, manifest)
@@ -166,8 +176,9 @@ def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
     if rows is not None:
         told = {
             "schema": rows.schema.plain(),
-            "stack": None if rows.stack is None else dict(vars(rows.stack)),
+            "stack": None if rows.stack is None else rows.stack.plain(),
             "record": str_of(rows.dtype),
+            "used": None,  # of the pools, where the rows themselves are here: in a storage
             "added": rows.added,
             "start": rows.start,
         }
@@ -235,7 +246,13 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
             values = joined(values, state)
         if manifest["rows"] is not None:
             capacity, streams, _ = sizes(values)
-            rows = _empty_rows(manifest["rows"], capacity or 1, streams)
+            told = manifest["rows"]
+            if told.get("used") is not None:
+                if state is None:
+                    raise CheckpointError("; ".join(damage or ()))
+                reopened = _reopened(folder, told, capacity or 1, streams, state)
+                return Contents(reopened, values, manifest["token"], told["start"])
+            rows = _empty_rows(told, capacity or 1, streams)
             here = np.zeros(len(rows), bool)
             then_open: list[tuple[int, NDArray[np.int64]]] = []
             with _tolerance(damage):
@@ -253,23 +270,42 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
             if damage:
                 before = len(rows)
                 keep_whole(rows, here)
-                return Contents(rows, values, None, before - len(rows), tuple(damage))
+                return Contents(rows, values, lost=before - len(rows), damage=tuple(damage))
             with refusing():
                 rows.settle(newest)
-    return Contents(rows, values, None if damage else manifest["token"], 0, tuple(damage or ()))
+    if damage:
+        return Contents(rows, values, damage=tuple(damage))
+    return Contents(rows, values, manifest["token"], rows.start if rows is not None else 0)
 
 
-def _empty_rows(told: dict[str, Any], capacity: int, streams: int) -> Rows:
+def _reopened(folder: Path, told: dict[str, Any], capacity: int, streams: int, state: ArrayReader) -> Rows:
+    """The rows of a storage as they were, but for those that may have been overwritten since."""
+    used = told["used"]
+    if not (isinstance(used, list) and len(used) == 2 and all(type(n) is int for n in used)):
+        raise CheckpointError(f"rows: used: expected two numbers, found {used!r:.99}")
+    rows = _empty_rows(told, capacity, streams, Storage(folder, reopen=True))
+    still_open = state.read("tail_ids", INT64) if "tail_ids" in state.members else NO_IDS
+    with refusing():
+        if ((still_open < 0) | (still_open >= rows.added)).any():
+            raise ValueError("something is held by a transition that is not there")
+        rows.reopen(used[0], used[1], still_open)
+        _hold(state, "", rows, [])
+        rows.settle(_newest(state, rows))
+    return rows
+
+
+def _empty_rows(told: dict[str, Any], capacity: int, streams: int, storage: Storage | None = None) -> Rows:
     """Rows that wait for their records."""
     kinds: Kinds = {"schema": list, "stack": (dict, NoneType), "record": str, "added": int, "start": int}
     schema, stack, record, added, start = fields_of(told, "rows", **kinds)
     if not 0 <= start <= added <= MAX_ADDED:
         raise CheckpointError(f"rows: expected 0 <= start <= added, found {start} and {added}")
     with refusing():
-        rows = Rows(Schema.of_plain(schema), capacity, streams, _stacking(stack))
+        stacking = None if stack is None else Stacking.of_plain(stack)
+        rows = Rows(Schema.of_plain(schema), capacity, streams, stacking, storage)
     if str_of(rows.dtype) != record:
         raise CheckpointError(f"rows: expected records of {str_of(rows.dtype):.200}, found {record:.200}")
-    rows.begin(added, start)
+    rows.begin(added, start if storage is None else min(max(start, storage.horizon), added))
     return rows
 
 
@@ -281,15 +317,6 @@ def _newest(state: ArrayReader, rows: Rows) -> NDArray[np.int64]:
             f"{state.name}: newest: expected one of {rows.added} transitions in {rows.streams} streams"
         )
     return newest
-
-
-def _stacking(told: dict[str, Any] | None) -> Stacking | None:
-    if told is None:
-        return None
-    frames, axis, zero, new_axis = fields_of(told, "rows: stack", frames=int, axis=int, zero=bool, new_axis=bool)
-    if not 1 < frames <= MAX_CAPACITY or axis not in (0, -1) or new_axis:
-        raise CheckpointError(f"rows: stack: found {frames} frames along axis {axis}")
-    return Stacking(frames, axis, zero, new_axis)
 
 
 def _require_chain(files: list[dict[str, Any]], rows: Rows) -> None:
@@ -434,10 +461,10 @@ def _require_like(known: Any, found: Any, where: str, key: str = "") -> None:
             _require_like(value, found[name], f"{where}: {name}", name)
 
 
-def require_agreement(state: Any, rows: Rows | None) -> None:
-    """Raises CheckpointError where a sampler's state is of other ids than are here."""
-    here = {"added": rows.added, "start": rows.start} if rows is not None else {"added": 0, "start": 0}
+def require_agreement(state: Any, added: int, start: int) -> None:
+    """Raises CheckpointError where a sampler's state is of other ids than were added, and live from `start` on."""
+    here = {"added": added, "start": start}
     for key, value in state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list) else ()):
         if key in here and value != here[key]:
             raise CheckpointError(f"sampler: {key}: expected {here[key]}, found {value!r:.99}")
-        require_agreement(value, rows)
+        require_agreement(value, added, start)

@@ -286,20 +286,34 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def hold_alone(path: Path, refusal: str) -> io.BufferedWriter:
+    """An open file that nobody else holds so until it is closed; raises BlockingIOError(refusal) where one does."""
+    file = path.open("ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # nothing to lock with: one holder is then the user's promise
+        pass
+    except OSError:
+        file.close()
+        raise BlockingIOError(refusal) from None
+    return file
+
+
+def let_go(file: io.BufferedWriter) -> None:
+    """Holds a file no longer, in no process: one that was forked meanwhile has it open, too."""
+    with contextlib.suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """While no other process writes to the folder; raises BlockingIOError where one does."""
-    try:
-        import fcntl
-    except ImportError:  # nothing to lock with: one writer a folder is then the user's promise
-        yield
-        return
-    with (folder / "lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BlockingIOError(f"{folder}: another process is saving to it") from None
+    with hold_alone(folder / "lock", f"{folder}: another process is saving to it") as file:
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
+            let_go(file)

@@ -13,6 +13,7 @@ from replaybank.budget import Costs
 from replaybank.held import Held, Piece
 from replaybank.schema import Leaf, Schema, dtype_of
 from replaybank.stacking import Stacking
+from replaybank.storage import InMemory, Memory, Storage
 
 # Links are 32-bit distances in ids.
 MAX_CAPACITY = 2**31 - 1
@@ -51,17 +52,28 @@ class Rows:
     Where a segment ended and its stream went on, the tail of its last row knows the distance to the stream's next row.
     """
 
-    def __init__(self, schema: Schema, capacity: int, streams: int, stack: Stacking | None = None) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        capacity: int,
+        streams: int,
+        stack: Stacking | None = None,
+        storage: Storage | None = None,
+    ) -> None:
         self.schema = schema
         self.capacity = capacity
         self.streams = streams
         self.stack = stack
         self.dtype = record_of(schema, stack)
-        self.data: NDArray[Any] = np.empty(capacity, self.dtype)
+        self.storage = storage
+        self._memory: Memory = InMemory() if storage is None else storage
+        array = self._memory.array
+        self.data: NDArray[Any] = array("rows", capacity, self.dtype, capacity)
         # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
-        self.tails: NDArray[Any] = np.empty(capacity, self.dtype["obs"])
+        self.tails: NDArray[Any] = array("tails", capacity, self.dtype["obs"], 0)
         self._free = np.empty(capacity, np.uint32)
-        self._onward = np.empty(capacity, np.uint32)  # by tail: the distance to the stream's next row, 0 for none
+        # By tail: the distance to the stream's next row, 0 for none.
+        self._onward: NDArray[np.uint32] = array("onward", capacity, np.dtype(np.uint32), 0)
         self._newest = np.full(streams, -1, np.int64)  # -1: none; -2 - id: that one, and then a segment begins
         self._cursor = np.zeros(6, np.int64)  # added, start, tails used and free, older used and free
         self._plan = _append_plan(schema, self.dtype, stack)
@@ -76,6 +88,8 @@ class Rows:
         self._free_older = np.empty(0, np.uint32)
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
         self.guards: tuple[Callable[[int], None], ...] = ()
+        if storage is not None:
+            self.guards = (storage.guard(self._cursor, capacity),)
         self._held = 0  # the memory of older rows is the system's again
         self._gather_store()
 
@@ -95,7 +109,8 @@ class Rows:
         """Room for the older frames of `most` stacks. It grows: few ever need any, and it is more than the tails."""
         used, count = self._cursor[4:].tolist()
         older, free = self.older, self._free_older
-        self.older = np.empty((most, *older.shape[1:]), older.dtype)
+        stacks = np.dtype((self.dtype["obs"], (older.shape[1],)))
+        self.older = self._memory.array("older", most, stacks, most)
         self._free_older = np.empty(most, np.uint32)
         self.older[:used] = older[:used]
         self._free_older[:count] = free[:count]
@@ -135,6 +150,11 @@ class Rows:
     def __len__(self) -> int:
         added, start, *_ = self._cursor.tolist()
         return min(added - start, self.capacity)
+
+    @property
+    def used(self) -> list[int]:
+        """Places of the pools that were ever used: of tails, and of frames put aside."""
+        return [self._cursor.item(2), self._cursor.item(4)]
 
     @property
     def plan(self) -> NDArray[np.int64]:
@@ -413,23 +433,20 @@ class Rows:
         for ids in (held.tail_ids, held.older_ids, held.next_older_ids):
             if len(ids) and not (self.oldest <= ids.min() and ids.max() < self.added):
                 raise ValueError("something is held by a transition that is not there")
-        used, more = int(self._cursor[2]), len(held.tail_ids)
-        if used + more > self.capacity:
-            raise ValueError("more tails than transitions")
-        self.tails[used : used + more] = held.tails
-        self._onward[used : used + more] = held.onward
-        self.data["link_tail"][held.tail_ids % self.capacity] = np.arange(used, used + more)
-        self._cursor[2] += more
+        places = self._places(2, self._free, len(held.tail_ids), self.capacity)
+        if self.storage is not None:
+            self._warn(self.added - self.capacity)  # so that there is space on the disk
+        self.tails[places] = held.tails
+        self._onward[places] = held.onward
+        self.data["link_tail"][held.tail_ids % self.capacity] = places
         for link, ids, older in zip(STACK_LINKS, held[3::2], held[4::2], strict=True):
             if len(ids):
-                used, more = int(self._cursor[4]), len(ids)
-                if used + more > 2 * self.capacity:
-                    raise ValueError("more frames put aside than transitions")
-                if used + more > len(self.older):
-                    self._keep_aside(min(2 * (used + more), 2 * self.capacity))
-                self.older[used : used + more] = older
-                self.data[link][ids % self.capacity] = np.arange(used, used + more)
-                self._cursor[4] += more
+                used, count = self._cursor[4:].tolist()
+                if used - count + len(ids) > len(self.older):
+                    self._keep_aside(min(2 * (used + len(ids)), 2 * self.capacity))
+                places = self._places(4, self._free_older, len(ids), len(self.older))
+                self.older[places] = older
+                self.data[link][ids % self.capacity] = places
 
     def begin(self, added: int, start: int) -> None:
         """For rows that nobody has added to: ids go on from `added`, live ones from `start`.
@@ -438,6 +455,40 @@ class Rows:
         """
         self._cursor[:2] = (added, start)
         self._held = self.oldest
+
+    def reopen(self, used: int, used_older: int, still_open: NDArray[np.int64]) -> None:
+        """For rows in a storage, after `begin`: so many places of the pools were in use when what is live was saved.
+
+        What rows that were `still_open` (ids) held may have moved on since: that is to come by `hold`. Raises
+        ValueError where the places contradict each other.
+        """
+        slots = np.arange(self.oldest, self.added) % self.capacity
+        opened = still_open[still_open >= self.oldest] % self.capacity
+        pools: list[Any] = [(2, used, len(self.tails), self._free, ("link_tail",), ("link_tail",))]
+        if self.stack is not None:
+            if used_older > 0:
+                self._keep_aside(min(used_older, 2 * self.capacity))
+            pools.append((4, used_older, len(self.older), self._free_older, STACK_LINKS, STACK_LINKS[1:]))
+        for at, end, most, free, links, moving in pools:
+            for link in moving:
+                self.data[link][opened] = NONE
+            places = np.concatenate([self.data[link][slots] for link in links])
+            places = places[places != NONE]
+            if not 0 <= end <= most or (places >= end).any():
+                raise ValueError("what rows hold is beyond what is in use")
+            idle = np.ones(end, bool)
+            idle[places] = False
+            self._cursor[at : at + 2] = end, idle.sum()
+            free[: idle.sum()] = np.flatnonzero(idle)
+
+    def _places(self, at: int, free: NDArray[np.uint32], n: int, most: int) -> NDArray[np.int64]:
+        """`n` places of a pool that nobody has; its counts are at `at` of the cursor."""
+        used, count = self._cursor[at : at + 2].tolist()
+        again = min(n, count)
+        if used + n - again > most:
+            raise ValueError("more is held than there are places")
+        self._cursor[at : at + 2] = used + n - again, count - again
+        return np.concatenate([free[count - again : count], np.arange(used, used + n - again)]).astype(np.int64)
 
     def settle(self, newest: NDArray[np.int64]) -> None:
         """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.

@@ -27,6 +27,20 @@ class Stacking:
     zero: bool
     new_axis: bool
 
+    def plain(self) -> dict[str, Any]:
+        """The fields by name, which `of_plain` takes."""
+        return dict(vars(self))
+
+    @classmethod
+    def of_plain(cls, plain: Any) -> Stacking:
+        """One from what `plain` gave; raises ValueError for anything else."""
+        names = {"frames": int, "axis": int, "zero": bool, "new_axis": bool}
+        if not isinstance(plain, dict) or {name: type(value) for name, value in plain.items()} != names:
+            raise ValueError(f"stack: expected {', '.join(names)}, found {plain!r:.99}")
+        if plain["frames"] < 2 or plain["axis"] not in (0, -1) or plain["new_axis"]:
+            raise ValueError(f"stack: rows cannot keep {plain}")
+        return cls(**plain)
+
     def frame(self, leaf: Leaf) -> Leaf:
         """One frame of a leaf of the observation."""
         if self.new_axis:

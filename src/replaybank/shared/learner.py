@@ -16,7 +16,6 @@ from replaybank.arguments import whole_number
 from replaybank.buffer import ReplayBuffer
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.shared import home, locks
-from replaybank.shared.plain import plain_schema, plain_stack
 from replaybank.shared.ring import DROPPED, PAGE, TRANSITIONS, Damaged, Ring, message_nbytes
 
 log = logging.getLogger("replaybank.shared")
@@ -100,7 +99,7 @@ class Learner:
         self._buffer = buffer
         self._full = full
         self._ring_bytes = -(-ring_bytes // PAGE) * PAGE
-        self._largest = self._ring_bytes // sum(items)  # transitions that a message can hold
+        self._largest = self._ring_bytes // 2 // sum(items)  # transitions that a message can hold
         self._usual = max(1, min(USUAL, USUAL_BYTES // sum(items)))
         self._rings: dict[int, Ring] = {}
         self._dead: set[int] = set()
@@ -113,15 +112,20 @@ class Learner:
         self._directory = home.place(name)
         fd = home.claim(self._directory)
         about = {
-            "schema": plain_schema(rows.schema),
-            "stack": plain_stack(rows.stack),
+            "schema": rows.schema.plain(),
+            "stack": None if rows.stack is None else rows.stack.plain(),
             "streams": buffer.streams,
             "ring_bytes": self._ring_bytes,
             "full": full,
             "pid": os.getpid(),
         }
-        home.describe(self._directory, about)
-        self._counter = home.counter(self._directory)
+        try:
+            home.describe(self._directory, about)
+            self._counter = home.counter(self._directory)
+        except BaseException:
+            home.remove(self._directory)
+            locks.release(fd)
+            raise
         self._leave = weakref.finalize(self, _leave, self._directory, fd, self._rings, os.getpid())
         _learners.add(self)
 

@@ -18,9 +18,9 @@ from replaybank import kernels
 from replaybank.arguments import named, picked, whole_number
 from replaybank.convert import as_numeric
 from replaybank.rows import MAX_CAPACITY, Rows
+from replaybank.schema import Schema
 from replaybank.shared import home, locks
 from replaybank.shared.home import LearnerGone
-from replaybank.shared.plain import schema_from, stack_from
 from replaybank.shared.ring import (
     DONE,
     DROPPED,
@@ -33,6 +33,7 @@ from replaybank.shared.ring import (
     Ring,
     message_nbytes,
 )
+from replaybank.stacking import Stacking
 
 LOOK_EVERY = 0.1  # seconds between two looks at whether the learner lives
 SHORTEST, LONGEST = 2e-5, 2e-3  # seconds between two looks for room
@@ -65,14 +66,16 @@ class Writer:
         self._watch = _watch(self._directory)
         try:
             self._number, self._ring, about = _join(self._directory, self._streams, timeout)
-        except BaseException:
+        except BaseException as error:
             _unwatch(self._watch)
+            if isinstance(error, FileNotFoundError):  # swept away meanwhile
+                raise home.gone(self._directory) from None
             raise
         self._close = weakref.finalize(self, _close, self._ring, self._watch, os.getpid())
         _writers.add(self)
         self._learner = about["pid"]
-        self._schema = schema_from(about["schema"])
-        self._stack = stack_from(about["stack"])
+        self._schema = Schema.of_plain(about["schema"])
+        self._stack = None if about["stack"] is None else Stacking.of_plain(about["stack"])
         self._drop = about["full"] == "drop_oldest"
         self._ring_bytes = about["ring_bytes"]
         self._plan = Rows(self._schema, 1, 1, self._stack).plan
@@ -297,14 +300,15 @@ def _join(directory: Path, streams: int, timeout: float | None) -> tuple[int, Ri
         ring = Ring.create(directory / f"{number}{home.UNFINISHED}", free, about["ring_bytes"])
         ring.path = ring.path.rename(directory / f"{number}{home.RING}")
         home.count_joined(counter, number)
+        _rings[ring.path] = ring
         return number, ring, about
 
 
 def _streams_of(path: Path, about: dict[str, Any]) -> list[int]:
     """The streams of another writer; none where the learner has just let it go, or will not have it."""
-    for writer in _writers:
-        if writer._ring.path == path and writer._close.alive:  # opened again, this process's lock would drop
-            return [*map(int, writer._ring.streams)]
+    mine = _rings.get(path)
+    if mine is not None:  # opened again, this process's lock would drop
+        return [*map(int, mine.streams)]
     try:
         ring = Ring.attach(path, about["streams"], about["ring_bytes"])
     except (FileNotFoundError, Damaged):
@@ -334,15 +338,19 @@ def _unwatch(watch: int | None) -> None:
 def _close(ring: Ring, watch: int | None, pid: int) -> None:
     """Leaves in peace, unless this is a fork of the process whose ring it is."""
     if os.getpid() == pid:
+        if _rings.get(ring.path) is ring:
+            del _rings[ring.path]
         ring.close(clean=True)
         _unwatch(watch)
 
 
 _writers: weakref.WeakSet[Writer] = weakref.WeakSet()
+_rings: dict[Path, Ring] = {}  # this process's
 
 
 def _forget() -> None:
     """A forked child has no writer: its parent's ring has one producer."""
+    _rings.clear()
     for writer in _writers:
         writer._close.detach()
         writer._lock = Lock()

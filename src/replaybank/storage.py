@@ -1,0 +1,152 @@
+"""Where the arrays of rows lie: in memory, or in files that are mapped into it."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replaybank.files import CheckpointError, hold_alone
+
+STEP_NBYTES = 1 << 26  # pools take space on the disk by so much
+AHEAD = 64  # the horizon moves by a 64th of the capacity
+HORIZON = struct.Struct("<qI")  # an id, and its checksum
+HORIZONS = (0, 512)  # where in the file: a write may tear one of them
+
+
+class Memory(Protocol):
+    """Where arrays of rows lie."""
+
+    def array(self, name: str, n: int, dtype: np.dtype[Any], needed: int) -> NDArray[Any]:
+        """An array [n] of a dtype, of which `needed` items are about to be used.
+
+        A longer one of the same name may begin with what the one before held.
+        """
+        ...
+
+
+class InMemory:
+    """Arrays of their own, touched only as they are used."""
+
+    def array(self, name: str, n: int, dtype: np.dtype[Any], needed: int) -> NDArray[Any]:
+        return np.empty(n, dtype)
+
+
+class Storage:
+    """A folder with a file for each array, mapped into memory.
+
+    Space on the disk is taken before it is used: a full disk is an OSError, not the end of the program. What the files
+    hold means something only together with a checkpoint in the same folder. Transitions that it counts on may be
+    overwritten by newer ones; the *horizon* says, on the disk before that happens, below which id. So after any end of
+    the program or the machine the checkpoint is true, but for those.
+
+    `reopen`: what is there goes on; else it begins anew. Raises BlockingIOError where another buffer uses the folder,
+    FileExistsError where a new one is to be made beside a checkpoint.
+    """
+
+    def __init__(self, folder: Path, reopen: bool = False) -> None:
+        self.folder = folder
+        self._expects = reopen
+        if not reopen:
+            require_free(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = hold_alone(folder / "storage.lock", f"{folder}: another buffer has its storage there")
+        self._maps: dict[str, mmap.mmap] = {}
+        self._files: dict[str, int] = {}
+        self._items: dict[str, int] = {}  # bytes of an item, of the pools that take space as they grow
+        self._taken: dict[str, int] = {}
+        self._horizon = os.open(folder / "horizon", os.O_RDWR | os.O_CREAT | (0 if reopen else os.O_TRUNC), 0o666)
+        self._turn = 0
+        found = [_horizon_of(os.pread(self._horizon, HORIZON.size, at)) for at in HORIZONS]
+        self.horizon = max(found)  # transitions with smaller ids may have been overwritten
+
+    def array(self, name: str, n: int, dtype: np.dtype[Any], needed: int) -> NDArray[Any]:
+        nbytes = max(dtype.itemsize * n, 1)
+        known = name in self._files
+        if not known:
+            self._files[name] = os.open(self.folder / f"{name}.bin", os.O_RDWR | os.O_CREAT, 0o666)
+        size = os.fstat(self._files[name]).st_size
+        if size < nbytes and self._expects and not known:
+            raise CheckpointError(f"{name}.bin: expected {nbytes} bytes, found {size}")
+        if size < nbytes:
+            os.ftruncate(self._files[name], nbytes)
+        self._items[name] = dtype.itemsize
+        self.require(name, needed)
+        self._maps[name] = mmap.mmap(self._files[name], nbytes)
+        shape: tuple[int, ...] = (n,)
+        while dtype.subdtype is not None:
+            dtype, inner = dtype.subdtype
+            shape += inner
+        if not math.prod(shape) * dtype.itemsize:
+            return np.empty(shape, dtype)
+        return np.frombuffer(self._maps[name], np.uint8, nbytes).view(dtype).reshape(shape)
+
+    def require(self, name: str, items: int) -> None:
+        """Takes space on the disk for the first `items` of an array; raises OSError where there is none."""
+        nbytes, taken = items * self._items[name], self._taken.get(name, 0)
+        if nbytes > taken:
+            whole = os.fstat(self._files[name]).st_size
+            end = min(max(nbytes, taken + STEP_NBYTES), whole)
+            if hasattr(os, "posix_fallocate"):  # elsewhere a full disk may end the program
+                os.posix_fallocate(self._files[name], taken, end - taken)
+            self._taken[name] = end
+
+    def guard(self, cursor: NDArray[np.int64], capacity: int) -> Callable[[int], None]:
+        """What rows with this cursor must call before rows with ids below its argument leave."""
+
+        def before(leaving: int) -> None:
+            added, _, used, *_ = cursor.tolist()
+            tails = min(used + max(leaving + capacity - added, 0), capacity)
+            self.require("tails", tails)
+            self.require("onward", tails)
+            if leaving > self.horizon:
+                self._move(leaving + capacity // AHEAD)
+
+        return before
+
+    def _move(self, horizon: int) -> None:
+        """Puts the horizon on the disk."""
+        number = struct.pack("<q", horizon)
+        self._turn ^= 1
+        os.pwrite(self._horizon, number + struct.pack("<I", zlib.crc32(number)), HORIZONS[self._turn])
+        os.fsync(self._horizon)
+        self.horizon = horizon
+
+    def flush(self) -> None:
+        """Waits until all of it is on the disk."""
+        for mapped in self._maps.values():
+            mapped.flush()
+        for file in self._files.values():
+            os.fsync(file)
+
+    def __del__(self) -> None:
+        for file in (*getattr(self, "_files", {}).values(), getattr(self, "_horizon", None)):
+            if file is not None:
+                os.close(file)
+        if hasattr(self, "_lock"):
+            self._lock.close()
+
+
+def _horizon_of(stored: bytes) -> int:
+    """The id, or 0 where none was written."""
+    if not stored.strip(b"\0"):
+        return 0
+    if len(stored) == HORIZON.size:
+        number, crc = HORIZON.unpack(stored)
+        if crc == zlib.crc32(stored[:8]) and number >= 0:
+            return int(number)
+    return 0
+
+
+def require_free(folder: Path) -> None:
+    """Raises FileExistsError where a new storage would take the place of one that a checkpoint counts on."""
+    if (folder / "manifest.json").exists():
+        raise FileExistsError(f"storage: {folder} holds a checkpoint; ReplayBuffer.load opens it")
