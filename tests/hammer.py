@@ -169,6 +169,44 @@ def stacks(seed: int) -> None:
         buffer.check_valid()
 
 
+def forged_links(seed: int) -> None:
+    """Rows as a checkpoint that somebody made up may have them: refused, or as good as any."""
+    rng = np.random.default_rng(seed)
+    streams, stacked = int(rng.integers(1, 4)), seed % 2 == 0
+    view = rb.FrameStack(3) if stacked else rb.NStep(3, 0.9)
+    buffer = rb.ReplayBuffer(int(rng.integers(1, 40)), {"obs": ("u1", (3, 2)), "action": "?"}, streams, view=view)
+    lead = (streams,) if streams > 1 else ()
+
+    def add(times: int) -> None:
+        for _ in range(times):
+            obs = rng.integers(0, 2, (2, *lead, 3, 2)).astype("u1")
+            off = np.zeros(lead, bool)
+            buffer.add(obs[0], off, np.zeros(lead), obs[1], rng.random(lead) < 0.1, off)
+
+    add(int(rng.integers(1, 30)))
+    rows = buffer._rows
+    assert rows is not None
+    live = np.arange(rows.oldest, rows.added) % rows.capacity
+    links = [name for name in rows.data.dtype.names or () if name.startswith("link_")]
+    odd = (0, 1, 2, 3, rows.capacity, 2**31, 2**32 - 2, 2**32 - 1)
+    for _ in range(int(rng.integers(0, 4))):
+        rows.data[str(rng.choice(links))][rng.choice(live)] = rng.choice(odd)
+        rows.newest[rng.integers(streams)] = rng.integers(-2 - rows.added, rows.added)
+        rows.onward[rng.integers(len(rows.onward))] = rng.choice(odd)
+    if kernels.relink(rows._store) >= 0:
+        return
+    rows.check_valid()
+    ids = np.arange(rows.oldest, rows.added)
+    for forward in (True, False):
+        rows.walk(ids, 50, forward)
+    with contextlib.suppress(ValueError):  # all stacks may have lost a frame
+        buffer.sample(9)
+    if not stacked:
+        buffer.read(ids[-1:], rb.Sequence(30, across_episodes=True))
+    add(50)
+    buffer.check_valid()
+
+
 def trees() -> None:
     """Every kernel of the tree, every number of lanes, sizes on both sides of whole families and registers."""
     rng = np.random.default_rng(0)
@@ -321,5 +359,7 @@ for seed in range(60):
     random_life(seed)
     stacks(seed)
     rings(seed)
+for seed in range(300):
+    forged_links(seed)
 crowd()
 print("clean")

@@ -228,7 +228,7 @@ def relink(store: Store) -> int:
     for id_ in ids:
         row = rows[id_ % capacity]
         back, step = int(row["link_previous"]), int(row["link_step"])
-        flags = [row[name].tobytes()[0] for name in ("terminated", "truncated")]
+        flags = [rows[name].view(np.uint8)[id_ % capacity] for name in ("terminated", "truncated")]  # a bool hides 2
         if max(flags) > 1 or (back == 0) != (step == 0) or back > id_:
             return id_
         if back and id_ - back >= oldest:
