@@ -738,15 +738,20 @@ class ReplayBuffer:
     def __getstate__(self) -> dict[str, Any]:
         """All of one instant. But the sampler stays the one that others may hold; `_instant` tells it what it was."""
         with self._lock:
-            rows, view = deepcopy((self._rows, self._view))
-            instant = deepcopy((self._sampler.state(), self._rng.bit_generator.state))
-            return {**self.__dict__, "_rows": rows, "_view": view, "_instant": instant}
+            state = {**self.__dict__, "_budget": None}
+            for name in ("_rows", "_view", "_usage"):
+                if name in state:
+                    state[name] = deepcopy(state[name])
+            state["_instant"] = deepcopy((self._sampler.state() if self._capacity else None, self._rng))
+            return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        sampler, generator = state.pop("_instant")
-        self.__dict__.update(state)
-        self._sampler.restore(sampler)
-        self._rng.bit_generator.state = generator
+        sampler, self._rng = state.pop("_instant")
+        self.__dict__.update({name: value for name, value in state.items() if name != "_rng"})
+        if sampler is not None:
+            self._sampler.restore(sampler)
+        if self._max_bytes is not None and self._rows is not None:
+            self._budget = Budget(self._max_bytes, self._rows, self._sampler, Usage.bytes_for(self._capacity))
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
