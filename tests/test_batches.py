@@ -123,7 +123,10 @@ def test_what_is_drawn_follows_from_the_calls_alone(prefetch: int, sampler: str)
             assert learn(buffer, batches, sleeps(round_)) == expected
         # What was drawn ahead and never handed out has been drawn all the same.
         assert shown(buffer.sample(N)) == shown(plain_sample_after(sampler, prefetch))
-        assert buffer.stats() == {**plain.stats(), "sampled": plain.stats()["sampled"] + N}
+        found, stats = buffer.stats(), plain.stats()
+        counted = ("size", "added", "overwritten", "updated", "stale", "tails")
+        assert {name: found[name] for name in counted} == {name: stats[name] for name in counted}
+        assert (found["sampled"], found["calls"]) == (stats["sampled"] + N, stats["calls"] + 1)
 
 
 def plain_sample_after(sampler: str, prefetch: int) -> Batch:

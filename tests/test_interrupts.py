@@ -77,8 +77,8 @@ def test_an_interrupt_at_any_line_of_a_save_leaves_the_last_checkpoint_or_the_ne
         now = digest(buffer)
         interrupt = interrupted(buffer, folder, at + 1)
         tried += bool(interrupt.where)
-        assert not buffer._lock.locked(), interrupt.where
-        assert not buffer._saving.locked(), interrupt.where
+        assert not buffer._lock.mine, interrupt.where
+        assert not buffer._saving.mine, interrupt.where
         assert buffer._rows is not None
         assert buffer._rows.guards == (), interrupt.where
         assert digest(rb.ReplayBuffer.load(folder)) in (before, now), interrupt.where

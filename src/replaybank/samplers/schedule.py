@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from replaybank.arguments import is_finite
 
 # The value at a position: how many times `sample` was called before.
 Schedule = Callable[[int], float]
@@ -24,9 +25,13 @@ class linear:
     steps: int
 
     def __post_init__(self) -> None:
-        for name, value in (("start", self.start), ("end", self.end)):
-            object.__setattr__(self, name, _finite(name, value))
-        if not _finite("steps", self.steps) >= 1:
+        for name in ("start", "end", "steps"):
+            value = getattr(self, name)
+            if not is_finite(value):
+                raise ValueError(f"linear: {name} must be a finite number, given {value!r}")
+            if name != "steps":
+                object.__setattr__(self, name, float(value))
+        if self.steps < 1:
             raise ValueError(f"linear: steps must be at least 1, given {self.steps}")
 
     def __call__(self, position: int) -> float:
@@ -40,17 +45,6 @@ class linear:
             "end": self.end,
             "steps": self.steps if isinstance(self.steps, int) else float(self.steps),
         }
-
-
-def _finite(name: str, value: Any) -> float:
-    """`value` as a float if it is a finite number, else ValueError."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if isinstance(value, str) or not math.isfinite(number):
-        raise ValueError(f"linear: {name} must be a finite number, given {value!r}")
-    return number
 
 
 def value_at(value: float | Schedule, position: int) -> float:
