@@ -321,6 +321,7 @@ def test_a_buffer_is_pickled_while_batches_are_prepared() -> None:
     assert shown(copy.sample(N)) == shown(buffer.sample(N))
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where another test has imported it
 def test_bad_arguments_are_refused_at_once() -> None:
     buffer = filled()
     for n in (0, -1):

@@ -251,6 +251,7 @@ def test_two_saves_to_one_path_at_once_are_refused(tmp_path: Path, monkeypatch: 
     assert differing(buffer, rb.ReplayBuffer.load(tmp_path)) == []
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where another test has imported it
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_process_that_was_forked_during_a_save_does_not_keep_others_from_saving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,7 +23,10 @@ from replaybank.shared import home
 from scale import LONG
 
 # Python warns of a fork in a process with threads; the test runner may have some.
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # JAX's, where another test has imported it
+]
 WAIT = 60.0  # seconds: more than anything here takes
 
 
