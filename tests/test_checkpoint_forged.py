@@ -185,3 +185,10 @@ def test_what_was_drawn_is_of_transitions_that_were_there(tmp_path: Path, wrong:
     forge(tmp_path, later)
     with pytest.raises(CheckpointError, match="state: "):
         rb.ReplayBuffer.load(tmp_path)
+
+
+def test_max_bytes_are_as_many_as_there_are(tmp_path: Path) -> None:
+    saved(tmp_path)
+    forge(tmp_path, lambda manifest: manifest["values"].update(max_bytes=900))
+    with pytest.raises(CheckpointError, match="max_bytes: 900 "):
+        rb.ReplayBuffer.load(tmp_path)

@@ -249,11 +249,11 @@ if kind == "rows":
         off = np.zeros(n, bool)
         buffer.extend(obs[:-1], off, np.zeros(n), obs[1:], off, off)
 else:  # shuffled stacks: every one of them keeps its older frames to itself
-    buffer = rb.ReplayBuffer(6_000, {"obs": ("uint8", (4, 84, 84)), "action": "int64"}, view=rb.FrameStack(4))
+    buffer = rb.ReplayBuffer(2_000, {"obs": ("uint8", (8, 84, 84)), "action": "int64"}, view=rb.FrameStack(8))
     n = 100
-    for _ in range(61):
+    for _ in range(21):
         off = np.zeros(n, bool)
-        stacks = rng.integers(0, 255, (2, n, 4, 84, 84), np.uint8)
+        stacks = rng.integers(0, 255, (2, n, 8, 84, 84), np.uint8)
         buffer.extend(stacks[0], off, np.zeros(n), stacks[1], off, off)
         del stacks
 def peak():

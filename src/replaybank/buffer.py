@@ -715,6 +715,9 @@ class ReplayBuffer:
                 self._sampler.dropped(rows.start)
         else:
             self._introduce(self._sampler)
+            return  # another sampler may take more
+        if self._max_bytes is not None and self.nbytes > self._max_bytes:
+            raise ValueError(f"max_bytes: {self._max_bytes} are too little for {self.nbytes}")
 
     def _contents(self) -> checkpoint.Contents:
         """What a checkpoint keeps. Under the lock."""

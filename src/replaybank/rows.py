@@ -185,6 +185,11 @@ class Rows:
         return rows * costs.row + tails * costs.tail + older * costs.aside + costs.streams
 
     @property
+    def nbytes_aside(self) -> int:
+        """Bytes of the frames of stacks that no rows hold."""
+        return int(self._cursor[4] - self._cursor[5]) * self.costs.aside
+
+    @property
     def next_costs(self) -> int:
         """The most bytes that one more transition costs: no row once all are in use."""
         return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)

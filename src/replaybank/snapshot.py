@@ -97,7 +97,9 @@ class Snapshot:
         self._writing = Lock()
         self._failed: BaseException | None = None
         self._most = longest_file(rows)
-        self._n = max(1, PIECE_NBYTES // rows.dtype.itemsize)
+        # Where so many frames are put aside that a piece may be made of them, it has room for as many as there can be.
+        beside = rows.costs.beside if rows.nbytes_aside > PIECE_NBYTES else 0
+        self._n = max(1, PIECE_NBYTES // (rows.dtype.itemsize + beside))
         self._room = np.empty((min(self._n, max(self._end - first, 1)), rows.dtype.itemsize), np.uint8)
         self._still_open = writer.still_open = rows.open_ids()
         late = late[(late >= rows.oldest) & (late < first) & ~np.isin(late, self._still_open)]

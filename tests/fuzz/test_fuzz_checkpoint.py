@@ -276,6 +276,8 @@ def elements(stored: bytes, entry: list[Any], rng: np.random.Generator) -> bytes
     """An array's bytes with some elements changed: of a record its links (uint32, at its end) more often."""
     simple = len(entry[5]) < 5
     dtype = np.dtype(entry[5] if simple else np.uint32)
+    if not dtype.itemsize:  # of no bytes: changed to that by an earlier change
+        return bytes(stored)
     array = np.frombuffer(stored[: len(stored) // dtype.itemsize * dtype.itemsize], dtype).copy()
     rest = stored[array.nbytes :]
     if not len(array):
