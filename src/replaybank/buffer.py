@@ -23,7 +23,7 @@ from replaybank.files import compressor, fields_of
 from replaybank.manifest import refusing
 from replaybank.memory import machine_bytes, reserving, warn_beyond
 from replaybank.parts import as_part
-from replaybank.plain import SAMPLERS, VIEWS, described
+from replaybank.plain import SAMPLERS, VIEWS, described, kind_of
 from replaybank.prefetch import Batches, mover_for
 from replaybank.rows import MAX_CAPACITY, Rows, record_of
 from replaybank.samplers.base import Floats, Ids, Sampler
@@ -699,6 +699,9 @@ class ReplayBuffer:
             self._storage = None if rows.storage is None else rows.storage.folder
             rows.threads = self._threads
             if self._max_bytes is not None:
+                fits = rows.costs.capacity(self._max_bytes, rows.streams, rows.capacity, self._bytes_beside)
+                if fits < rows.capacity:
+                    raise ValueError(f"max_bytes: {self._max_bytes} are for {fits} transitions, found {rows.capacity}")
                 self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
             self._look_ahead()
         if found.damage:
@@ -708,7 +711,7 @@ class ReplayBuffer:
         self._rng = checkpoint.generator(values["generator"])
         if rows is not None:
             self._usage.restore(values["usage"], rows.oldest, rows.added)
-        if described(self._sampler).get("kind") == values["sampler"]["kind"]:
+        if kind_of(described(self._sampler)) == kind_of(values["sampler"]):
             checkpoint.require_agreement(values["sampler_state"], rows.added if rows is not None else 0, found.start)
             self._sampler.restore(values["sampler_state"])
             if rows is not None and rows.start > found.start:  # they have left a storage since
@@ -730,7 +733,7 @@ class ReplayBuffer:
             "lead": self._lead,
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
             "seed": self._seed if type(self._seed) in (int, NoneType) else None,
-            "generator": self._rng.bit_generator.state,
+            "generator": checkpoint.generator_state(self._rng),
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),
             "view": described(self._view),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank import pages
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
 from replaybank.kernels import Lock
@@ -76,13 +77,15 @@ def save(
     token = os.urandom(8).hex()
     with alone(folder):
         tidy(folder)
-        files, then_open = _files_of(folder, last)
+        before = _manifest_of(folder, last)
+        files, then_open = _files_of(folder, before)
         writer = Writer(folder, token, compression)
         snapshot = None
         try:
             with lock:
                 now = contents()
-                manifest = {"format": FORMAT, "version": VERSION, "token": token, **_write_state(now, writer)}
+                manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "token": token}
+                manifest |= _write_state(now, writer, folder, before)
                 rows = now.rows
                 in_place = rows is not None and rows.storage is not None and rows.storage.folder == folder
                 used = rows.used if rows is not None else None
@@ -127,22 +130,28 @@ def _holds_another(folder: Path, token: str) -> bool:
         return False
 
 
-def _files_of(folder: Path, last: str | None) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.int64]]]:
-    """The files of transitions that a save can go on from: those of the checkpoint there, if it is the buffer's.
+def _manifest_of(folder: Path, last: str | None) -> dict[str, Any] | None:
+    """The manifest of the checkpoint in a folder, if it is the buffer's."""
+    try:
+        manifest = read(folder / MANIFEST) if last is not None else None
+    except (OSError, CheckpointError):
+        return None
+    return manifest if manifest is not None and manifest["token"] == last else None
+
+
+def _files_of(folder: Path, before: dict[str, Any] | None) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.int64]]]:
+    """The files of transitions that a save can go on from.
 
     And by name the rows that were open when a file was written: what they hold is not in the files up to it.
     """
-    then_open = {}
+    files, then_open = list(before["files"]) if before is not None else [], {}
     try:
-        manifest = read(folder / MANIFEST) if last is not None else None
-        if manifest is None or manifest["token"] != last:
-            return [], {}
-        for file in manifest["files"]:
+        for file in files:
             with closing(ArrayReader(folder, file)) as reader:
                 then_open[file["name"]] = reader.read("still_open", INT64)
     except (OSError, CheckpointError):
         return [], {}
-    return list(manifest["files"]), then_open
+    return files, then_open
 
 
 def _where_to_begin(files: list[dict[str, Any]], rows: Rows) -> tuple[int, list[dict[str, Any]]]:
@@ -167,12 +176,26 @@ def _count(file: dict[str, Any]) -> int:
     return int(file["end"] - file["first"])
 
 
-def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
-    """Writes all that may change at any time; gives what the manifest says of it."""
-    arrays: dict[str, NDArray[Any]] = {}
-    values = split(now.values, "values", arrays)
+def _write_state(now: Contents, writer: Writer, folder: Path, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Writes all that may change at any time; gives what the manifest says of it.
+
+    Of large arrays only the pages that are not as they were in a file of the checkpoint `before`: the base.
+    """
+    base, told = before and (before["base"] or before["state"]), None
+    with ExitStack() as stack:
+        reader = None
+        if base is not None:
+            with suppress(OSError, CheckpointError):
+                reader = stack.enter_context(closing(ArrayReader(folder, base)))
+        in_pages: set[str] = set()
+
+        def put(name: str, array: NDArray[Any]) -> bool:
+            if pages.put(writer.state, name, array, reader):
+                in_pages.add(name)
+            return name in in_pages
+
+        values = split(now.values, "values", put)
     rows = now.rows
-    told = None
     if rows is not None:
         told = {
             "schema": rows.schema.plain(),
@@ -182,11 +205,9 @@ def _write_state(now: Contents, writer: Writer) -> dict[str, Any]:
             "added": rows.added,
             "start": rows.start,
         }
-        arrays["newest"] = rows.newest
         put_held(writer.state, "", rows.held(rows.open_ids(), own=False))
-    for name, array in arrays.items():
-        writer.state.put(name, array)
-    return {"values": values, "rows": told}
+        writer.state.put("newest", rows.newest)
+    return {"values": values, "rows": told, "base": base if in_pages else None}
 
 
 # ---- loading ----
@@ -243,7 +264,10 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
         state, values, rows = None, manifest["values"], None
         with _tolerance(damage):
             state = stack.enter_context(closing(ArrayReader(folder, manifest["state"])))
-            values = joined(values, state)
+            base = None
+            if manifest["base"] is not None:
+                base = stack.enter_context(closing(ArrayReader(folder, manifest["base"])))
+            values = joined(values, state, base)
         if manifest["rows"] is not None:
             capacity, streams, _ = sizes(values)
             told = manifest["rows"]
@@ -432,6 +456,14 @@ def part(name: str, values: dict[str, Any], kinds: tuple[type, ...]) -> Any:
         raise TypeError(f"load: give {name}=: the saved one holds {gone[0]}, which is not in the checkpoint")
     with refusing():
         return rebuilt(description, kinds)
+
+
+def generator_state(rng: np.random.Generator) -> Any:
+    """The state of a generator, as far as `generator` can make it again: else TypeError."""
+    state = rng.bit_generator.state
+    if state["bit_generator"] not in GENERATORS:
+        raise TypeError(f"save: the generator must be one of {', '.join(GENERATORS)}, given {rng.bit_generator!r}")
+    return state
 
 
 def generator(state: Any) -> np.random.Generator:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import mmap
 import os
 import zipfile
 import zlib
@@ -177,6 +178,24 @@ class ArrayReader:
         found = np.empty(self.shape_of(name, dtype, ndim), dtype)
         self.read_into(name, found)
         return found
+
+    def mapped(self, name: str, dtype: np.dtype[Any], check: bool = True) -> NDArray[Any]:
+        """An array with one axis, mapped into memory: what is written to it stays there. `check`: the checksum, too."""
+        (n,) = self.shape_of(name, dtype)
+        member = self.members[name]
+        if member.compression is not None:
+            raise CheckpointError(f"{self.name}: {name} is compressed")
+        if n == 0:
+            return np.empty(0, dtype)
+        begin = member.offset + member.header
+        start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        pages = mmap.mmap(self._file.fileno(), begin - start + member.nbytes, access=mmap.ACCESS_COPY, offset=start)
+        found = np.frombuffer(pages, np.uint8, member.nbytes, begin - start)
+        if check:
+            crc = zlib.crc32(self._bytes(name, member.offset, member.header))
+            if zlib.crc32(found.data, crc) != member.crc:
+                raise CheckpointError(f"{self.name}: {name} is damaged: its checksum is wrong")
+        return found.view(dtype)
 
     def read_into(self, name: str, out: NDArray[Any]) -> None:
         """Fills `out`, contiguous and of the array's shape and dtype; undefined contents after an error."""

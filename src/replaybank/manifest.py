@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.files import ArrayReader, CheckpointError, Kinds, fields_of, parsed, sync_folder, write_whole
+from replaybank.pages import patched
 
 FORMAT, VERSION = "replaybank checkpoint", 1
 MANIFEST, BACKUP = "manifest.json", "manifest.backup.json"
@@ -50,8 +51,14 @@ def tidy(folder: Path) -> None:
 
 def _leftovers(folder: Path, manifest: dict[str, Any]) -> list[Path]:
     """The files in a folder that a save wrote, and this checkpoint does not need."""
-    known = {manifest["state"]["name"], *(file["name"] for file in manifest["files"])}
+    known = {told["name"] for told in _files_of(manifest)}
     return [file for file in folder.iterdir() if OURS.fullmatch(file.name) and file.name not in known]
+
+
+def _files_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that a manifest tells of files."""
+    base = [manifest["base"]] if manifest["base"] is not None else []
+    return [manifest["state"], *base, *manifest["files"]]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -73,11 +80,11 @@ def read(path: Path) -> dict[str, Any]:
         right = False
     if not right:
         raise CheckpointError(f"{path.name} is damaged: its checksum is wrong")
-    kinds: Kinds = {"token": str, "values": dict, "rows": (dict, NoneType), "files": list, "state": dict}
-    files = fields_of(found, path.name, **kinds)[3]
-    for file in files:
+    kinds: Kinds = {"token": str, "values": dict, "rows": (dict, NoneType)}
+    fields_of(found, path.name, **kinds, files=list, state=dict, base=(dict, NoneType))
+    for file in found["files"]:
         fields_of(file, f"{path.name}: a file", name=str, nbytes=int, first=int, end=int)
-    for told in (found["state"], *files):
+    for told in _files_of(found):
         if not OURS.fullmatch(str(told.get("name"))):
             raise CheckpointError(f"{path.name}: expected the name of a file, found {told.get('name')!r:.99}")
     whole: dict[str, Any] = found
@@ -87,40 +94,45 @@ def read(path: Path) -> dict[str, Any]:
 def signed(manifest: dict[str, Any]) -> bytes:
     """A manifest as text, with its checksum."""
     crc = zlib.crc32(_canonical(manifest))
-    return json.dumps({"crc32": crc, "checkpoint": manifest}, indent=1, allow_nan=False).encode()
+    return json.dumps({"crc32": crc, "checkpoint": manifest}, allow_nan=False).encode()
 
 
 def _canonical(manifest: Any) -> bytes:
     return json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def split(value: Any, name: str, arrays: dict[str, NDArray[Any]]) -> Any:
-    """Nested values as JSON takes them, with arrays put into `arrays` and named instead."""
+def split(value: Any, name: str, put: Callable[[str, NDArray[Any]], bool]) -> Any:
+    """Nested values as JSON takes them, with names for arrays, which `put` writes, all or some pages of them."""
     if isinstance(value, dict):
-        return {key: split(child, f"{name}.{key}", arrays) for key, child in value.items()}
+        return {key: split(child, f"{name}.{key}", put) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [split(child, f"{name}.{i}", arrays) for i, child in enumerate(value)]
+        return [split(child, f"{name}.{i}", put) for i, child in enumerate(value)]
     if isinstance(value, np.ndarray):
-        arrays[name] = value
-        return {"$array": name}
+        return {"$array": name, "in_pages": True} if put(name, value) else {"$array": name}
     return value.item() if isinstance(value, np.generic) else value
 
 
-def joined(value: Any, state: ArrayReader, depth: int = 0) -> Any:
-    """Nested values, with their arrays."""
+def joined(value: Any, state: ArrayReader, base: ArrayReader | None = None, depth: int = 0) -> Any:
+    """Nested values, with their arrays; `base` has those of which `state` has some pages only."""
     if depth > MOST_NESTED:
         raise CheckpointError("values are nested too deeply")
     if isinstance(value, list):
-        return [joined(child, state, depth + 1) for child in value]
+        return [joined(child, state, base, depth + 1) for child in value]
     if not isinstance(value, dict):
         return value
     if "$array" not in value:
-        return {key: joined(child, state, depth + 1) for key, child in value.items()}
-    member = state.members.get(value["$array"]) if isinstance(value["$array"], str) else None
+        return {key: joined(child, state, base, depth + 1) for key, child in value.items()}
+    in_pages = value.get("in_pages") is True and base is not None
+    reader = base if in_pages and base is not None else state
+    member = reader.members.get(value["$array"]) if isinstance(value["$array"], str) else None
     if member is None or not SIMPLE.fullmatch(member.dtype):
-        raise CheckpointError(f"{state.name}: {value['$array']!r:.99} is no array of it")
+        raise CheckpointError(f"{reader.name}: {value['$array']!r:.99} is no array of it")
     with refusing():
         dtype = np.dtype(member.dtype)
+    if in_pages and base is not None:
+        return patched(member.name, dtype, state, base)
+    if len(member.shape) == 1:
+        return state.mapped(member.name, dtype)  # what takes it up copies it: once is enough
     return state.read(member.name, dtype, len(member.shape))
 
 

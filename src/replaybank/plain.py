@@ -97,6 +97,11 @@ def lost(description: Any) -> list[str]:
     return lost(list(settings.values())) if isinstance(settings, dict) else []  # `rebuilt` says what is wrong with it
 
 
+def kind_of(description: Any) -> tuple[Any, Any]:
+    """What tells kinds of parts apart, of the library's or not."""
+    return (description.get("kind"), description.get("what")) if isinstance(description, dict) else (None, None)
+
+
 def rebuilt(description: Any, kinds: tuple[type, ...] = tuple(SETTINGS)) -> Any:
     """A new part, of one of these kinds, with the settings of a description that `described` gave.
 
