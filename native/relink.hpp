@@ -32,9 +32,11 @@ class Once {
     std::vector<bool> taken_;
 };
 
-// Whether row `id` follows the row that it says it does; if so, links that one to it. Rows before it are linked already.
+// Whether row `id` follows the row that it says it does; if so, links that one to it. Rows before it are linked already,
+// and nobody has said yet that it follows this one.
 inline bool link_back(const Store& s, int64_t id, int64_t oldest) {
-    const char* row = s.row(id % s.capacity);
+    char* row = s.row(id % s.capacity);
+    s.set_link(row, s.next_at, 0);
     const uint32_t previous = s.link(row, s.previous_at), step = s.link(row, s.step_at);
     if (row[s.terminated_at] & ~1 || row[s.truncated_at] & ~1) return false;
     if ((previous == 0) != (step == 0) || previous > id) return false;
@@ -65,7 +67,6 @@ inline bool holds_its_own(const Store& s, int64_t id, Once& tails, Once& older, 
 // and the free lists.
 inline int64_t relink(const Store& s, int64_t streams) {
     const int64_t oldest = s.oldest(), added = s.added();
-    for (int64_t id = oldest; id < added; ++id) s.set_link(s.row(id % s.capacity), s.next_at, 0);
     for (int64_t id = oldest; id < added; ++id) {
         if (!link_back(s, id, oldest)) return id;
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import pages
+from replaybank.arguments import cores
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
 from replaybank.kernels import Lock
@@ -36,9 +38,11 @@ from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held
 from replaybank.stacking import Stacking
 from replaybank.storage import Storage
 
+MOST_THREADS = 4  # that load
 FAN = 8  # so many shorter files become one
 INT64, UINT32 = np.dtype(np.int64), np.dtype(np.uint32)
-PIECE, HELD = re.compile(r"records_(\d{1,18})"), re.compile(r"(?:tail|older|next_older)_ids(_(\d{1,18})_(\d{1,18}))")
+RECORDS = "records_"
+PIECE, HELD = re.compile(RECORDS + r"\d{1,18}"), re.compile(r"(?:tail|older|next_older)_ids(_(\d{1,18})_(\d{1,18}))")
 MAX_ADDED = 2**62
 GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 POSITIONS = {"pos": 624, "buffer_pos": 4}  # in what generators keep: they would read on from anywhere
@@ -362,16 +366,21 @@ def _read_transitions(
 
     `then_open`: by earlier file the id that came next, and the rows that were open; it gets those of this one.
     """
-    for name in reader.members:
-        if match := PIECE.fullmatch(name):
-            with _tolerance(damage):
-                first, n = int(match[1]), *reader.shape_of(name, rows.dtype)
-                if not told["first"] <= first <= first + n <= min(told["end"], rows.added):
-                    expected = f"{told['first']} to {told['end'] - 1}"
-                    raise CheckpointError(f"{reader.name}: {name}: expected transitions {expected}, found {first}")
-                if first + n > rows.oldest:
-                    _read_records(reader, name, first, n, rows)
-                    here[max(first - rows.oldest, 0) : first + n - rows.oldest] = True
+
+    def read_piece(name: str) -> None:
+        with _tolerance(damage):
+            first, n = int(name.removeprefix(RECORDS)), *reader.shape_of(name, rows.dtype)
+            if not told["first"] <= first <= first + n <= min(told["end"], rows.added):
+                expected = f"{told['first']} to {told['end'] - 1}"
+                raise CheckpointError(f"{reader.name}: {name}: expected transitions {expected}, found {first}")
+            if first + n > rows.oldest:
+                _read_records(reader, name, first, n, rows)
+                here[max(first - rows.oldest, 0) : first + n - rows.oldest] = True
+
+    # Checksums, copies, and memory that is touched for the first time: several threads are that much faster.
+    with ThreadPoolExecutor(min(cores(), MOST_THREADS)) as pool:
+        for _ in pool.map(read_piece, [name for name in reader.members if PIECE.fullmatch(name)]):
+            pass
     groups = (match.groups() for name in reader.members if (match := HELD.fullmatch(name)))
     for suffix, *of in dict.fromkeys(groups):
         whole = False

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -109,6 +110,7 @@ class ArrayReader:
         name, nbytes, index = fields_of(told, "a file", name=str, nbytes=int, index=list)
         self.name = name
         self._file = (folder / name).open("rb", buffering=0)
+        self._lock = Lock()
         try:
             self._nbytes = os.fstat(self._file.fileno()).st_size
             if self._nbytes < nbytes:
@@ -149,13 +151,24 @@ class ArrayReader:
             raise CheckpointError(f"{self.name}: {name} is said to lie beyond the end of the file")
 
     def _fill(self, name: str, offset: int, out: memoryview) -> None:
-        self._file.seek(offset)
         done = 0
         while done < len(out):
-            got = self._file.readinto(out[done : done + CHUNK])
+            part = out[done : done + CHUNK]
+            if hasattr(os, "preadv"):  # from several threads at a time
+                got = os.preadv(self._file.fileno(), [part], offset + done)
+            else:
+                with self._lock:
+                    self._file.seek(offset + done)
+                    got = self._file.readinto(part) or 0
             if not got:
                 raise CheckpointError(f"{self.name}: {name}: the file ends early")
             done += got
+
+    def part_into(self, name: str, begin: int, out: memoryview) -> None:
+        """Fills `out` with stored bytes of an array, from `begin` on; nothing is checked but that they are there."""
+        member = self.members[name]
+        self._require(name, member.offset, member.header + begin + len(out))
+        self._fill(name, member.offset + member.header + begin, out)
 
     def shape_of(self, name: str, dtype: np.dtype[Any], ndim: int = 1) -> tuple[int, ...]:
         """The shape of an array of this dtype and number of axes that the file holds; allocates nothing."""
@@ -179,8 +192,8 @@ class ArrayReader:
         self.read_into(name, found)
         return found
 
-    def mapped(self, name: str, dtype: np.dtype[Any], check: bool = True) -> NDArray[Any]:
-        """An array with one axis, mapped into memory: what is written to it stays there. `check`: the checksum, too."""
+    def mapped(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array with one axis, mapped into memory: what is written to it stays there."""
         (n,) = self.shape_of(name, dtype)
         member = self.members[name]
         if member.compression is not None:
@@ -191,10 +204,9 @@ class ArrayReader:
         start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         pages = mmap.mmap(self._file.fileno(), begin - start + member.nbytes, access=mmap.ACCESS_COPY, offset=start)
         found = np.frombuffer(pages, np.uint8, member.nbytes, begin - start)
-        if check:
-            crc = zlib.crc32(self._bytes(name, member.offset, member.header))
-            if zlib.crc32(found.data, crc) != member.crc:
-                raise CheckpointError(f"{self.name}: {name} is damaged: its checksum is wrong")
+        crc = zlib.crc32(self._bytes(name, member.offset, member.header))
+        if zlib.crc32(found.data, crc) != member.crc:
+            raise CheckpointError(f"{self.name}: {name} is damaged: its checksum is wrong")
         return found.view(dtype)
 
     def read_into(self, name: str, out: NDArray[Any]) -> None:

@@ -11,7 +11,7 @@ from replaybank.files import ArrayFile, ArrayReader, CheckpointError
 
 PAGE = 4096  # bytes
 LARGE = 1 << 20  # bytes: smaller arrays are kept whole
-AT_ONCE = 1 << 22  # bytes that are compared at a time
+AT_ONCE = 1 << 18  # bytes that are compared at a time, in the cache
 FEW = 4  # a part of the pages: where more have changed, the whole is kept
 UINT8, UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)
 
@@ -47,21 +47,24 @@ def patched(name: str, dtype: np.dtype[Any], state: ArrayReader, base: ArrayRead
 
 def _changed(array: NDArray[Any], name: str, base: ArrayReader) -> NDArray[np.uint32] | None:
     """The pages that are not as in the base; None where that has no such array, or most are not."""
+    contents, found = array.view(np.uint8), [np.empty(0, np.uint32)]
+    before = np.empty(min(AT_ONCE, len(contents)), np.uint8)
+    most = -(-len(contents) // PAGE) // FEW
     try:
-        before = base.mapped(name, array.dtype, check=False)
-    except CheckpointError:
-        return None
-    if len(before) != len(array):
-        return None
-    new, old = array.view(np.uint8), before.view(np.uint8)
-    found, most = [np.empty(0, np.uint32)], -(-array.nbytes // PAGE) // FEW
-    for begin in range(0, array.nbytes, AT_ONCE):
-        differs = new[begin : begin + AT_ONCE] != old[begin : begin + AT_ONCE]
-        whole = len(differs) // PAGE * PAGE
-        pages = differs[:whole].reshape(-1, PAGE).any(axis=1)
-        pages = np.append(pages, differs[whole:].any()) if whole < len(differs) else pages
-        found.append((np.flatnonzero(pages) + begin // PAGE).astype(np.uint32))
-        most -= len(found[-1])
-        if most < 0:
+        if base.shape_of(name, array.dtype) != array.shape:
             return None
+        for begin in range(0, len(contents), AT_ONCE):
+            now = contents[begin : begin + AT_ONCE]
+            then = before[: len(now)]
+            base.part_into(name, begin, then.data)
+            whole = len(now) // PAGE * PAGE
+            pages = (now[:whole] != then[:whole]).reshape(-1, PAGE).any(axis=1)
+            if whole < len(now):
+                pages = np.append(pages, (now[whole:] != then[whole:]).any())
+            found.append((np.flatnonzero(pages) + begin // PAGE).astype(np.uint32))
+            most -= len(found[-1])
+            if most < 0:
+                return None
+    except (OSError, CheckpointError):
+        return None
     return np.concatenate(found)
