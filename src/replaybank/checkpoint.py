@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -366,6 +365,7 @@ def _read_transitions(
 
     `then_open`: by earlier file the id that came next, and the rows that were open; it gets those of this one.
     """
+    from concurrent.futures import ThreadPoolExecutor
 
     def read_piece(name: str) -> None:
         with _tolerance(damage):

@@ -8,7 +8,6 @@ import json
 import math
 import mmap
 import os
-import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +48,14 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, compression: str | None = None) -> None:
+        import zipfile  # with what it imports a good part of the time that `import replaybank` takes
+
         self.path = path
         self._members: list[Member] = []
         self._compress = compressor(compression)
         self._compression = compression
         self._raw = io.BufferedWriter(io.FileIO(path, "x"))
+        self._info = zipfile.ZipInfo
         self._zip = zipfile.ZipFile(self._raw, "w", zipfile.ZIP_STORED)
 
     @property
@@ -75,7 +77,7 @@ class ArrayFile:
         self._members.append(Member(name, *where, str_of(array.dtype), array.shape, self._compression))
 
     def _write(self, name: str, *parts: Any) -> tuple[int, int]:
-        info = zipfile.ZipInfo(name)
+        info = self._info(name)
         with self._zip.open(info, "w", force_zip64=True) as member:
             offset = self._raw.tell()
             for part in parts:
