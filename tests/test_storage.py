@@ -6,9 +6,11 @@ import errno
 import gc
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -224,13 +226,10 @@ def test_the_horizon_is_on_the_disk_before_anything_is_overwritten(tmp_path: Pat
 
 
 def test_a_torn_horizon_leaves_the_one_before() -> None:
-    import struct
-    import zlib
-
     number = struct.pack("<q", 77)
     whole = number + struct.pack("<I", zlib.crc32(number))
     assert storage_._horizon_of(whole) == 77
-    assert storage_._horizon_of(whole[:-1] + b"x") == 0
+    assert storage_._horizon_of(whole[:-1] + b"x") == storage_.DAMAGED
     assert storage_._horizon_of(b"") == storage_._horizon_of(bytes(12)) == 0
 
 
@@ -239,3 +238,46 @@ def test_save_needs_a_path_where_there_is_no_storage_and_storage_no_max_bytes(tm
         rb.ReplayBuffer(10).save()
     with pytest.raises(ValueError, match="one of storage and max_bytes"):
         rb.ReplayBuffer(max_bytes=10**6, storage=tmp_path)
+
+
+def horizon_file(folder: Path, *horizons: int | None) -> None:
+    """Writes a horizon into each place; None: damaged."""
+    stored = bytearray(storage_.HORIZONS[-1] + storage_.HORIZON.size)
+    for at, horizon in zip(storage_.HORIZONS, horizons, strict=True):
+        number = struct.pack("<q", horizon or 7)
+        crc = zlib.crc32(number) ^ (horizon is None)
+        stored[at : at + storage_.HORIZON.size] = number + struct.pack("<I", crc)
+    (folder / "horizon").write_bytes(stored)
+
+
+def saved(folder: Path, n: int = 150) -> None:
+    buffer = filled(folder, n)
+    buffer.save()
+    del buffer
+    gc.collect()
+
+
+def test_a_horizon_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "here")
+    horizon_file(tmp_path / "here", None, None)
+    with pytest.raises(rb.CheckpointError, match="horizon is damaged"):
+        rb.ReplayBuffer.load(tmp_path / "here")
+    (tmp_path / "here" / "horizon").unlink()
+    with pytest.raises(rb.CheckpointError, match="horizon is missing"):
+        rb.ReplayBuffer.load(tmp_path / "here")
+    assert not (tmp_path / "here" / "horizon").exists()
+
+
+@pytest.mark.parametrize("horizons", [(90, 80), (80, 90), (90, None), (None, 90)])
+def test_the_valid_horizon_is_never_the_one_that_is_written_over(
+    horizons: tuple[int | None, int | None], tmp_path: Path
+) -> None:
+    saved(tmp_path / "here")
+    horizon_file(tmp_path / "here", *horizons)
+    buffer = rb.ReplayBuffer.load(tmp_path / "here")
+    assert len(buffer) == 150 - 90
+    for t in range(150, 200):
+        buffer.add(*step(t))
+    stored = (tmp_path / "here" / "horizon").read_bytes()
+    at = storage_.HORIZONS[horizons.index(90)]
+    assert storage_._horizon_of(stored[at : at + storage_.HORIZON.size]) == 90

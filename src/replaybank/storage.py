@@ -20,6 +20,7 @@ STEP_NBYTES = 1 << 26  # pools take space on the disk by so much
 AHEAD = 64  # the horizon moves by a 64th of the capacity
 HORIZON = struct.Struct("<qI")  # an id, and its checksum
 HORIZONS = (0, 512)  # where in the file: a write may tear one of them
+DAMAGED = -1
 
 
 class Memory(Protocol):
@@ -63,10 +64,16 @@ class Storage:
         self._files: dict[str, int] = {}
         self._items: dict[str, int] = {}  # bytes of an item, of the pools that take space as they grow
         self._taken: dict[str, int] = {}
-        self._horizon = os.open(folder / "horizon", os.O_RDWR | os.O_CREAT | (0 if reopen else os.O_TRUNC), 0o666)
-        self._turn = 0
+        try:
+            self._horizon = os.open(folder / "horizon", os.O_RDWR | (0 if reopen else os.O_CREAT | os.O_TRUNC), 0o666)
+        except FileNotFoundError:  # nobody knows what was overwritten
+            raise CheckpointError("horizon is missing") from None
+        os.fsync(self._horizon)  # who wrote it may not have come so far, and from now on it counts
         found = [_horizon_of(os.pread(self._horizon, HORIZON.size, at)) for at in HORIZONS]
         self.horizon = max(found)  # transitions with smaller ids may have been overwritten
+        if self.horizon == DAMAGED:
+            raise CheckpointError("horizon is damaged: its checksums are wrong")
+        self._turn = found.index(self.horizon)  # where the one that counts is
 
     def array(self, name: str, n: int, dtype: np.dtype[Any], needed: int) -> NDArray[Any]:
         nbytes = max(dtype.itemsize * n, 1)
@@ -115,10 +122,10 @@ class Storage:
     def _move(self, horizon: int) -> None:
         """Puts the horizon on the disk."""
         number = struct.pack("<q", horizon)
-        self._turn ^= 1
-        os.pwrite(self._horizon, number + struct.pack("<I", zlib.crc32(number)), HORIZONS[self._turn])
+        turn = self._turn ^ 1
+        os.pwrite(self._horizon, number + struct.pack("<I", zlib.crc32(number)), HORIZONS[turn])
         os.fsync(self._horizon)
-        self.horizon = horizon
+        self.horizon, self._turn = horizon, turn
 
     def flush(self) -> None:
         """Waits until all of it is on the disk."""
@@ -136,14 +143,14 @@ class Storage:
 
 
 def _horizon_of(stored: bytes) -> int:
-    """The id, or 0 where none was written."""
+    """The id, 0 where none was written, or DAMAGED."""
     if not stored.strip(b"\0"):
         return 0
     if len(stored) == HORIZON.size:
         number, crc = HORIZON.unpack(stored)
         if crc == zlib.crc32(stored[:8]) and number >= 0:
             return int(number)
-    return 0
+    return DAMAGED
 
 
 def require_free(folder: Path) -> None:
