@@ -276,8 +276,40 @@ def test_the_valid_horizon_is_never_the_one_that_is_written_over(
     horizon_file(tmp_path / "here", *horizons)
     buffer = rb.ReplayBuffer.load(tmp_path / "here")
     assert len(buffer) == 150 - 90
-    for t in range(150, 200):
+    for t in range(150, 191):  # the last one moves it
         buffer.add(*step(t))
     stored = (tmp_path / "here" / "horizon").read_bytes()
     at = storage_.HORIZONS[horizons.index(90)]
     assert storage_._horizon_of(stored[at : at + storage_.HORIZON.size]) == 90
+
+
+def stacks(n: int) -> tuple[Any, ...]:
+    """Steps of one episode from its start, whose stacks of frames all follow from each other."""
+    obs = np.maximum(np.arange(n + 1)[:, None] + np.arange(1 - FRAMES, 1), 0).astype(np.float32)[..., None]
+    return obs[:-1], np.arange(n), np.zeros(n), obs[1:], np.zeros(n, bool), np.zeros(n, bool)
+
+
+def test_what_was_loaded_may_take_more_room_for_frames_put_aside(tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(1000, view=rb.FrameStack(FRAMES), storage=tmp_path / "here")
+    for values in zip(*stacks(5), strict=True):
+        buffer.add(*values)
+    buffer.save()
+    del buffer
+    gc.collect()
+    loaded = rb.ReplayBuffer.load(tmp_path / "here")
+    loaded.extend(*stacks(200))
+    loaded.check_valid()
+    assert loaded.read(np.arange(5, 205)).obs.tolist() == stacks(200)[0].tolist()
+
+
+def test_frames_put_aside_that_are_missing_are_refused(tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(100, view=rb.FrameStack(FRAMES), storage=tmp_path / "here")
+    obs, *rest = stacks(9)
+    buffer.extend(obs[::-1], *rest)  # nothing follows from anything
+    assert buffer.stats()["tails"] == 9
+    buffer.save()
+    del buffer
+    gc.collect()
+    (tmp_path / "here" / "older.bin").unlink()
+    with pytest.raises(rb.CheckpointError, match=r"older\.bin: expected"):
+        rb.ReplayBuffer.load(tmp_path / "here")

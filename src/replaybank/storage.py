@@ -110,6 +110,7 @@ class Storage:
         """What rows with this cursor must call before rows with ids below its argument leave."""
 
         def before(leaving: int) -> None:
+            self._expects = False  # what was there has been opened
             added, _, used, *_ = cursor.tolist()
             tails = min(used + max(leaving + capacity - added, 0), capacity)
             self.require("tails", tails)
