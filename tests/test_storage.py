@@ -306,7 +306,8 @@ def test_frames_put_aside_that_are_missing_are_refused(tmp_path: Path) -> None:
     buffer = rb.ReplayBuffer(100, view=rb.FrameStack(FRAMES), storage=tmp_path / "here")
     obs, *rest = stacks(9)
     buffer.extend(obs[::-1], *rest)  # nothing follows from anything
-    assert buffer.stats()["tails"] == 9
+    assert buffer._rows is not None
+    assert buffer._rows.used[1] > 0
     buffer.save()
     del buffer
     gc.collect()
