@@ -220,17 +220,16 @@ def test_the_horizon_is_on_the_disk_before_anything_is_overwritten(tmp_path: Pat
     horizon = (tmp_path / "here" / "horizon").read_bytes()
     assert not horizon.strip(b"\0"), "nothing was overwritten yet"
     buffer.add(*step(100))
-    stored = (tmp_path / "here" / "horizon").read_bytes()
-    found = max(storage_._horizon_of(stored[at : at + storage_.HORIZON.size]) for at in storage_.HORIZONS)
-    assert found >= 1
+    assert horizon_of(tmp_path / "here")[1] >= 1
 
 
 def test_a_torn_horizon_leaves_the_one_before() -> None:
-    number = struct.pack("<q", 77)
-    whole = number + struct.pack("<I", zlib.crc32(number))
-    assert storage_._horizon_of(whole) == 77
-    assert storage_._horizon_of(whole[:-1] + b"x") == storage_.DAMAGED
-    assert storage_._horizon_of(b"") == storage_._horizon_of(bytes(12)) == 0
+    numbers = storage_.HORIZON.pack(5, 77)
+    whole = numbers + struct.pack("<I", zlib.crc32(numbers))
+    assert storage_._horizon_of(whole) == (5, 77)
+    for torn in (whole[:-1] + b"x", whole[:9], whole[:16] + bytes(4)):
+        assert storage_._horizon_of(torn) == storage_.DAMAGED
+    assert storage_._horizon_of(b"") == storage_._horizon_of(bytes(20)) == (0, 0)
 
 
 def test_save_needs_a_path_where_there_is_no_storage_and_storage_no_max_bytes(tmp_path: Path) -> None:
@@ -240,13 +239,18 @@ def test_save_needs_a_path_where_there_is_no_storage_and_storage_no_max_bytes(tm
         rb.ReplayBuffer(max_bytes=10**6, storage=tmp_path)
 
 
-def horizon_file(folder: Path, *horizons: int | None) -> None:
-    """Writes a horizon into each place; None: damaged."""
-    stored = bytearray(storage_.HORIZONS[-1] + storage_.HORIZON.size)
-    for at, horizon in zip(storage_.HORIZONS, horizons, strict=True):
-        number = struct.pack("<q", horizon or 7)
-        crc = zlib.crc32(number) ^ (horizon is None)
-        stored[at : at + storage_.HORIZON.size] = number + struct.pack("<I", crc)
+def horizon_of(folder: Path) -> tuple[int, int]:
+    stored = (folder / "horizon").read_bytes()
+    return max(storage_._horizon_of(stored[at : at + storage_.HORIZON_NBYTES]) for at in storage_.HORIZONS)
+
+
+def horizon_file(folder: Path, *moves: int) -> None:
+    """Writes into each place which horizon it is, one of 10 a move; negative: damaged."""
+    stored = bytearray(storage_.HORIZONS[-1] + storage_.HORIZON_NBYTES)
+    for at, move in zip(storage_.HORIZONS, moves, strict=True):
+        numbers = storage_.HORIZON.pack(abs(move), 10 * abs(move))
+        crc = zlib.crc32(numbers) ^ (move < 0)
+        stored[at : at + storage_.HORIZON_NBYTES] = numbers + struct.pack("<I", crc)
     (folder / "horizon").write_bytes(stored)
 
 
@@ -259,7 +263,7 @@ def saved(folder: Path, n: int = 150) -> None:
 
 def test_a_horizon_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     saved(tmp_path / "here")
-    horizon_file(tmp_path / "here", None, None)
+    horizon_file(tmp_path / "here", -9, -8)
     with pytest.raises(rb.CheckpointError, match="horizon is damaged"):
         rb.ReplayBuffer.load(tmp_path / "here")
     (tmp_path / "here" / "horizon").unlink()
@@ -268,19 +272,34 @@ def test_a_horizon_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "here" / "horizon").exists()
 
 
-@pytest.mark.parametrize("horizons", [(90, 80), (80, 90), (90, None), (None, 90)])
-def test_the_valid_horizon_is_never_the_one_that_is_written_over(
-    horizons: tuple[int | None, int | None], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("moves", [(8, 9), (8, 7), (8, -9), (-8, 9), (-10, 9)])
+def test_the_horizon_that_counts_is_never_the_one_that_is_written_over(moves: tuple[int, int], tmp_path: Path) -> None:
     saved(tmp_path / "here")
-    horizon_file(tmp_path / "here", *horizons)
+    horizon_file(tmp_path / "here", *moves)
     buffer = rb.ReplayBuffer.load(tmp_path / "here")
-    assert len(buffer) == 150 - 90
-    for t in range(150, 191):  # the last one moves it
+    counts = max(moves)
+    assert len(buffer) == 150 - 10 * counts
+    for t in range(150, 101 + 10 * counts):  # the last one moves it
         buffer.add(*step(t))
     stored = (tmp_path / "here" / "horizon").read_bytes()
-    at = storage_.HORIZONS[horizons.index(90)]
-    assert storage_._horizon_of(stored[at : at + storage_.HORIZON.size]) == 90
+    at = storage_.HORIZONS[moves.index(counts)]
+    assert storage_._horizon_of(stored[at : at + storage_.HORIZON_NBYTES]) == (counts, 10 * counts)
+    assert horizon_of(tmp_path / "here")[0] == counts + 1
+
+
+def test_all_that_was_saved_is_there_where_nothing_came_after(tmp_path: Path) -> None:
+    for n in (2000, 2001, 2015, 2016):
+        folder = tmp_path / str(n)
+        buffer = filled(folder, n, capacity=1000)
+        buffer.save()
+        expected = buffer.sample(50)
+        del buffer
+        gc.collect()
+        loaded = rb.ReplayBuffer.load(folder)
+        assert len(loaded) == 1000
+        assert loaded.sample(50).indices.tolist() == expected.indices.tolist()
+        loaded.add(*step(n))
+        assert horizon_of(folder)[1] > n - 1000, "it is on the disk before the next one takes a place"
 
 
 def stacks(n: int) -> tuple[Any, ...]:

@@ -18,9 +18,10 @@ from replaybank.files import CheckpointError, hold_alone
 
 STEP_NBYTES = 1 << 26  # pools take space on the disk by so much
 AHEAD = 64  # the horizon moves by a 64th of the capacity
-HORIZON = struct.Struct("<qI")  # an id, and its checksum
-HORIZONS = (0, 512)  # where in the file: a write may tear one of them
-DAMAGED = -1
+HORIZON = struct.Struct("<qq")  # which one it is, and an id; then comes their checksum
+HORIZONS = (0, 512)  # where in the file, in turn: a write may tear one of them
+HORIZON_NBYTES = HORIZON.size + 4
+DAMAGED = (-1, 0)
 
 
 class Memory(Protocol):
@@ -69,11 +70,10 @@ class Storage:
         except FileNotFoundError:  # nobody knows what was overwritten
             raise CheckpointError("horizon is missing") from None
         os.fsync(self._horizon)  # who wrote it may not have come so far, and from now on it counts
-        found = [_horizon_of(os.pread(self._horizon, HORIZON.size, at)) for at in HORIZONS]
-        self.horizon = max(found)  # transitions with smaller ids may have been overwritten
-        if self.horizon == DAMAGED:
+        newest = max(_horizon_of(os.pread(self._horizon, HORIZON_NBYTES, at)) for at in HORIZONS)
+        if newest == DAMAGED:
             raise CheckpointError("horizon is damaged: its checksums are wrong")
-        self._turn = found.index(self.horizon)  # where the one that counts is
+        self._moves, self.horizon = newest  # transitions with smaller ids may have been overwritten
 
     def array(self, name: str, n: int, dtype: np.dtype[Any], needed: int) -> NDArray[Any]:
         nbytes = max(dtype.itemsize * n, 1)
@@ -122,17 +122,25 @@ class Storage:
 
     def _move(self, horizon: int) -> None:
         """Puts the horizon on the disk."""
-        number = struct.pack("<q", horizon)
-        turn = self._turn ^ 1
-        os.pwrite(self._horizon, number + struct.pack("<I", zlib.crc32(number)), HORIZONS[turn])
+        numbers = HORIZON.pack(self._moves + 1, horizon)
+        at = HORIZONS[(self._moves + 1) % 2]
+        os.pwrite(self._horizon, numbers + struct.pack("<I", zlib.crc32(numbers)), at)
         os.fsync(self._horizon)
-        self.horizon, self._turn = horizon, turn
+        self._moves, self.horizon = self._moves + 1, horizon
+
+    def settle(self, oldest: int) -> None:
+        """Takes the horizon, which runs ahead, back to the oldest transition: all that is saved now is there.
+
+        To be called under the buffer's lock.
+        """
+        if oldest < self.horizon:
+            self._move(oldest)
 
     def flush(self) -> None:
         """Waits until all of it is on the disk."""
-        for mapped in self._maps.values():
+        for mapped in list(self._maps.values()):  # rows that are added meanwhile may need another file
             mapped.flush()
-        for file in self._files.values():
+        for file in list(self._files.values()):
             os.fsync(file)
 
     def __del__(self) -> None:
@@ -143,15 +151,15 @@ class Storage:
             self._lock.close()
 
 
-def _horizon_of(stored: bytes) -> int:
-    """The id, 0 where none was written, or DAMAGED."""
+def _horizon_of(stored: bytes) -> tuple[int, int]:
+    """Which horizon it is and the id, zeros where none was written, or DAMAGED."""
     if not stored.strip(b"\0"):
-        return 0
-    if len(stored) == HORIZON.size:
-        number, crc = HORIZON.unpack(stored)
-        if crc == zlib.crc32(stored[:8]) and number >= 0:
-            return int(number)
-    return DAMAGED
+        return 0, 0
+    numbers, crc = stored[: HORIZON.size], stored[HORIZON.size :]
+    if crc != struct.pack("<I", zlib.crc32(numbers)):
+        return DAMAGED
+    move, horizon = HORIZON.unpack(numbers)
+    return (move, horizon) if move > 0 <= horizon else DAMAGED
 
 
 def require_free(folder: Path) -> None:
