@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -333,3 +334,67 @@ def test_frames_put_aside_that_are_missing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "here" / "older.bin").unlink()
     with pytest.raises(rb.CheckpointError, match=r"older\.bin: expected"):
         rb.ReplayBuffer.load(tmp_path / "here")
+
+
+def test_files_that_are_made_while_a_save_waits_for_the_disk_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = storage_.Storage(tmp_path / "here")
+    storage.array("rows", 10, np.dtype(np.int64), 10)
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        fsync(file)
+        storage.array(f"older{len(storage._files)}", 10, np.dtype(np.int64), 10)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    storage.flush()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_changes_nothing_and_holds_nothing(tmp_path: Path) -> None:
+    buffer = filled(tmp_path / "here")
+    buffer.save()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        status = 1
+        try:
+            for call in (partial(buffer.add, *step(1)), buffer.clear, buffer.save):
+                with pytest.raises(RuntimeError, match="process"):
+                    call()
+            buffer.__dict__.clear()
+            gc.collect()
+            status = 0
+        finally:
+            os.read(read, 1)  # until the parent is done
+            os._exit(status)
+    os.close(read)
+    try:
+        with pytest.raises(BlockingIOError):
+            rb.ReplayBuffer.load(tmp_path / "here")
+        buffer.check_valid()
+        del buffer
+        gc.collect()
+        assert len(rb.ReplayBuffer.load(tmp_path / "here")) == 100
+    finally:
+        os.close(write)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_checkpoint_that_comes_while_it_waits_for_the_folder_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = storage_.hold_alone
+
+    def late(*given: Any) -> Any:
+        saved(tmp_path / "here")
+        return hold(*given)
+
+    free = storage_.Storage(tmp_path / "other")
+    del free
+    monkeypatch.setattr(storage_, "hold_alone", lambda *given: (monkeypatch.undo(), late(*given))[1])
+    with pytest.raises(FileExistsError, match="holds a checkpoint"):
+        storage_.Storage(tmp_path / "here")
+    assert len(rb.ReplayBuffer.load(tmp_path / "here")) == 100

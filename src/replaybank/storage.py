@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.files import CheckpointError, hold_alone
+from replaybank.files import CheckpointError, hold_alone, let_go
 
 STEP_NBYTES = 1 << 26  # pools take space on the disk by so much
 AHEAD = 64  # the horizon moves by a 64th of the capacity
@@ -50,6 +50,8 @@ class Storage:
     overwritten by newer ones; the *horizon* says, on the disk before that happens, below which id. So after any end of
     the program or the machine the checkpoint is true, but for those.
 
+    It belongs to the process that made it: in a forked child whatever would change it raises RuntimeError.
+
     `reopen`: what is there goes on; else it begins anew. Raises BlockingIOError where another buffer uses the folder,
     FileExistsError where a new one is to be made beside a checkpoint.
     """
@@ -57,10 +59,13 @@ class Storage:
     def __init__(self, folder: Path, reopen: bool = False) -> None:
         self.folder = folder
         self._expects = reopen
+        self._process = os.getpid()
         if not reopen:
             require_free(folder)
             folder.mkdir(parents=True, exist_ok=True)
         self._lock = hold_alone(folder / "storage.lock", f"{folder}: another buffer has its storage there")
+        if not reopen:
+            require_free(folder)  # whose it was until now may have saved
         self._maps: dict[str, mmap.mmap] = {}
         self._files: dict[str, int] = {}
         self._items: dict[str, int] = {}  # bytes of an item, of the pools that take space as they grow
@@ -110,6 +115,7 @@ class Storage:
         """What rows with this cursor must call before rows with ids below its argument leave."""
 
         def before(leaving: int) -> None:
+            self._require_mine()
             self._expects = False  # what was there has been opened
             added, _, used, *_ = cursor.tolist()
             tails = min(used + max(leaving + capacity - added, 0), capacity)
@@ -133,6 +139,7 @@ class Storage:
 
         To be called under the buffer's lock.
         """
+        self._require_mine()
         if oldest < self.horizon:
             self._move(oldest)
 
@@ -143,11 +150,21 @@ class Storage:
         for file in list(self._files.values()):
             os.fsync(file)
 
+    def _require_mine(self) -> None:
+        """A fork has the same files mapped: what it changed would change here."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"storage: {self.folder} belongs to process {self._process}, from which this one was forked: here its "
+                "transitions can be neither added to nor saved"
+            )
+
     def __del__(self) -> None:
         for file in (*getattr(self, "_files", {}).values(), getattr(self, "_horizon", None)):
             if file is not None:
                 os.close(file)
         if hasattr(self, "_lock"):
+            if os.getpid() == self._process:
+                let_go(self._lock)
             self._lock.close()
 
 
