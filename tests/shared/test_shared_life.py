@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -19,7 +20,7 @@ from actors import buffer, steps
 
 import replaybank as rb
 from replaybank import shared
-from replaybank.shared import home
+from replaybank.shared import home, locks
 from scale import LONG
 
 # Python warns of a fork in a process with threads; the test runner may have some.
@@ -422,6 +423,29 @@ def test_the_next_learner_sweeps_up_what_killed_ones_have_left(base):
     assert os.path.isdir(address)
     with shared.Learner(buffer(), name="another"):
         assert not os.path.exists(address)
+
+
+def test_who_sweeps_does_not_bury_a_learner_that_another_thread_has_just_made(base, monkeypatch):
+    process, address = killed_learner(base)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(WAIT)
+    learners = []
+    other = threading.Thread(target=lambda: learners.append(shared.Learner(buffer(), name="killed")))
+    is_mine = locks.is_mine
+
+    def slow(path):
+        answer = is_mine(path)
+        if threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(0.5)
+        return answer
+
+    monkeypatch.setattr(locks, "is_mine", slow)
+    home.sweep()
+    other.join(WAIT)
+    with learners[0] as learner, shared.Writer(learner.address) as writer:
+        writer.extend(*steps(0, 0, 3))
+        assert learner.drain().transitions == 3
 
 
 def test_a_closed_learner_takes_what_is_there_and_turns_writers_away():
