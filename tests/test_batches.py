@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,31 @@ def test_closing_ends_a_consumer_that_waits_and_may_be_repeated() -> None:
     closer.join(20)
     consumer.join(20)
     assert len(ended) == 1
+
+
+def test_closing_does_not_wait_for_a_batch_that_another_thread_has_just_taken() -> None:
+    batches = filled().batches(N, prefetch=1)
+    next(batches)
+    taken: list[Any] = []
+
+    class Contested(SimpleQueue):  # type: ignore[type-arg]
+        def empty(self) -> bool:
+            there = not super().empty()
+            while not super().empty():
+                taken.append(super().get())
+            return not there
+
+    ready, contested = batches._line.ready, Contested()
+    while not ready.empty():
+        contested.put(ready.get())
+    contested.put(("a batch", None))
+    batches._line.ready = contested
+    closer = threading.Thread(target=batches.close, daemon=True)
+    closer.start()
+    closer.join(5)
+    waits = closer.is_alive()
+    contested.put((None, None))
+    assert not waits
 
 
 def test_two_iterators_and_calls_of_sample_take_turns() -> None:

@@ -6,9 +6,12 @@ import errno
 import gc
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -218,20 +221,16 @@ def test_the_horizon_is_on_the_disk_before_anything_is_overwritten(tmp_path: Pat
     horizon = (tmp_path / "here" / "horizon").read_bytes()
     assert not horizon.strip(b"\0"), "nothing was overwritten yet"
     buffer.add(*step(100))
-    stored = (tmp_path / "here" / "horizon").read_bytes()
-    found = max(storage_._horizon_of(stored[at : at + storage_.HORIZON.size]) for at in storage_.HORIZONS)
-    assert found >= 1
+    assert horizon_of(tmp_path / "here")[1] >= 1
 
 
 def test_a_torn_horizon_leaves_the_one_before() -> None:
-    import struct
-    import zlib
-
-    number = struct.pack("<q", 77)
-    whole = number + struct.pack("<I", zlib.crc32(number))
-    assert storage_._horizon_of(whole) == 77
-    assert storage_._horizon_of(whole[:-1] + b"x") == 0
-    assert storage_._horizon_of(b"") == storage_._horizon_of(bytes(12)) == 0
+    numbers = storage_.HORIZON.pack(5, 77)
+    whole = numbers + struct.pack("<I", zlib.crc32(numbers))
+    assert storage_._horizon_of(whole) == (5, 77)
+    for torn in (whole[:-1] + b"x", whole[:9], whole[:16] + bytes(4)):
+        assert storage_._horizon_of(torn) == storage_.DAMAGED
+    assert storage_._horizon_of(b"") == storage_._horizon_of(bytes(20)) == (0, 0)
 
 
 def test_save_needs_a_path_where_there_is_no_storage_and_storage_no_max_bytes(tmp_path: Path) -> None:
@@ -239,3 +238,163 @@ def test_save_needs_a_path_where_there_is_no_storage_and_storage_no_max_bytes(tm
         rb.ReplayBuffer(10).save()
     with pytest.raises(ValueError, match="one of storage and max_bytes"):
         rb.ReplayBuffer(max_bytes=10**6, storage=tmp_path)
+
+
+def horizon_of(folder: Path) -> tuple[int, int]:
+    stored = (folder / "horizon").read_bytes()
+    return max(storage_._horizon_of(stored[at : at + storage_.HORIZON_NBYTES]) for at in storage_.HORIZONS)
+
+
+def horizon_file(folder: Path, *moves: int) -> None:
+    """Writes into each place which horizon it is, one of 10 a move; negative: damaged."""
+    stored = bytearray(storage_.HORIZONS[-1] + storage_.HORIZON_NBYTES)
+    for at, move in zip(storage_.HORIZONS, moves, strict=True):
+        numbers = storage_.HORIZON.pack(abs(move), 10 * abs(move))
+        crc = zlib.crc32(numbers) ^ (move < 0)
+        stored[at : at + storage_.HORIZON_NBYTES] = numbers + struct.pack("<I", crc)
+    (folder / "horizon").write_bytes(stored)
+
+
+def saved(folder: Path, n: int = 150) -> None:
+    buffer = filled(folder, n)
+    buffer.save()
+    del buffer
+    gc.collect()
+
+
+def test_a_horizon_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "here")
+    horizon_file(tmp_path / "here", -9, -8)
+    with pytest.raises(rb.CheckpointError, match="horizon is damaged"):
+        rb.ReplayBuffer.load(tmp_path / "here")
+    (tmp_path / "here" / "horizon").unlink()
+    with pytest.raises(rb.CheckpointError, match="horizon is missing"):
+        rb.ReplayBuffer.load(tmp_path / "here")
+    assert not (tmp_path / "here" / "horizon").exists()
+
+
+@pytest.mark.parametrize("moves", [(8, 9), (8, 7), (8, -9), (-8, 9), (-10, 9)])
+def test_the_horizon_that_counts_is_never_the_one_that_is_written_over(moves: tuple[int, int], tmp_path: Path) -> None:
+    saved(tmp_path / "here")
+    horizon_file(tmp_path / "here", *moves)
+    buffer = rb.ReplayBuffer.load(tmp_path / "here")
+    counts = max(moves)
+    assert len(buffer) == 150 - 10 * counts
+    for t in range(150, 101 + 10 * counts):  # the last one moves it
+        buffer.add(*step(t))
+    stored = (tmp_path / "here" / "horizon").read_bytes()
+    at = storage_.HORIZONS[moves.index(counts)]
+    assert storage_._horizon_of(stored[at : at + storage_.HORIZON_NBYTES]) == (counts, 10 * counts)
+    assert horizon_of(tmp_path / "here")[0] == counts + 1
+
+
+def test_all_that_was_saved_is_there_where_nothing_came_after(tmp_path: Path) -> None:
+    for n in (2000, 2001, 2015, 2016):
+        folder = tmp_path / str(n)
+        buffer = filled(folder, n, capacity=1000)
+        buffer.save()
+        expected = buffer.sample(50)
+        del buffer
+        gc.collect()
+        loaded = rb.ReplayBuffer.load(folder)
+        assert len(loaded) == 1000
+        assert loaded.sample(50).indices.tolist() == expected.indices.tolist()
+        loaded.add(*step(n))
+        assert horizon_of(folder)[1] > n - 1000, "it is on the disk before the next one takes a place"
+
+
+def stacks(n: int) -> tuple[Any, ...]:
+    """Steps of one episode from its start, whose stacks of frames all follow from each other."""
+    obs = np.maximum(np.arange(n + 1)[:, None] + np.arange(1 - FRAMES, 1), 0).astype(np.float32)[..., None]
+    return obs[:-1], np.arange(n), np.zeros(n), obs[1:], np.zeros(n, bool), np.zeros(n, bool)
+
+
+def test_what_was_loaded_may_take_more_room_for_frames_put_aside(tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(1000, view=rb.FrameStack(FRAMES), storage=tmp_path / "here")
+    for values in zip(*stacks(5), strict=True):
+        buffer.add(*values)
+    buffer.save()
+    del buffer
+    gc.collect()
+    loaded = rb.ReplayBuffer.load(tmp_path / "here")
+    loaded.extend(*stacks(200))
+    loaded.check_valid()
+    assert loaded.read(np.arange(5, 205)).obs.tolist() == stacks(200)[0].tolist()
+
+
+def test_frames_put_aside_that_are_missing_are_refused(tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(100, view=rb.FrameStack(FRAMES), storage=tmp_path / "here")
+    obs, *rest = stacks(9)
+    buffer.extend(obs[::-1], *rest)  # nothing follows from anything
+    assert buffer._rows is not None
+    assert buffer._rows.used[1] > 0
+    buffer.save()
+    del buffer
+    gc.collect()
+    (tmp_path / "here" / "older.bin").unlink()
+    with pytest.raises(rb.CheckpointError, match=r"older\.bin: expected"):
+        rb.ReplayBuffer.load(tmp_path / "here")
+
+
+def test_files_that_are_made_while_a_save_waits_for_the_disk_are_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = storage_.Storage(tmp_path / "here")
+    storage.array("rows", 10, np.dtype(np.int64), 10)
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        fsync(file)
+        storage.array(f"older{len(storage._files)}", 10, np.dtype(np.int64), 10)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    storage.flush()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_changes_nothing_and_holds_nothing(tmp_path: Path) -> None:
+    buffer = filled(tmp_path / "here")
+    buffer.save()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        status = 1
+        try:
+            for call in (partial(buffer.add, *step(1)), buffer.clear, buffer.save):
+                with pytest.raises(RuntimeError, match="process"):
+                    call()
+            buffer.__dict__.clear()
+            gc.collect()
+            status = 0
+        finally:
+            os.read(read, 1)  # until the parent is done
+            os._exit(status)
+    os.close(read)
+    try:
+        with pytest.raises(BlockingIOError):
+            rb.ReplayBuffer.load(tmp_path / "here")
+        buffer.check_valid()
+        del buffer
+        gc.collect()
+        assert len(rb.ReplayBuffer.load(tmp_path / "here")) == 100
+    finally:
+        os.close(write)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_checkpoint_that_comes_while_it_waits_for_the_folder_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = storage_.hold_alone
+
+    def late(*given: Any) -> Any:
+        saved(tmp_path / "here")
+        return hold(*given)
+
+    free = storage_.Storage(tmp_path / "other")
+    del free
+    monkeypatch.setattr(storage_, "hold_alone", lambda *given: (monkeypatch.undo(), late(*given))[1])
+    with pytest.raises(FileExistsError, match="holds a checkpoint"):
+        storage_.Storage(tmp_path / "here")
+    assert len(rb.ReplayBuffer.load(tmp_path / "here")) == 100

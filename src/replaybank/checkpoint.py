@@ -92,6 +92,8 @@ def save(
                 rows = now.rows
                 in_place = rows is not None and rows.storage is not None and rows.storage.folder == folder
                 used = rows.used if rows is not None else None
+                if rows is not None and rows.storage is not None and in_place:
+                    rows.storage.settle(rows.oldest)
                 if rows is not None and not in_place:
                     first, files = _where_to_begin(files, rows)
                     late = then_open[files[-1]["name"]] if files else NO_IDS

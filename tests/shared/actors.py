@@ -53,6 +53,13 @@ def write_until_killed(address, life, seed):
             writer.end()
 
 
+def hold_streams(address, streams, told):
+    """Has a writer, and says so, until it is told to go."""
+    with shared.Writer(address, streams):
+        told.send(None)
+        told.recv()
+
+
 def leave_without_closing(address, n):
     writer = shared.Writer(address)
     writer.extend(*steps(0, 0, n))

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -19,7 +20,7 @@ from actors import buffer, steps
 
 import replaybank as rb
 from replaybank import shared
-from replaybank.shared import home
+from replaybank.shared import home, locks
 from scale import LONG
 
 # Python warns of a fork in a process with threads; the test runner may have some.
@@ -367,6 +368,54 @@ def test_a_new_learner_takes_over_from_a_killed_one_of_the_same_name(base):
         assert learner.writers()[0].transitions == 3
 
 
+def test_a_writer_of_a_learner_that_is_gone_is_not_taken_for_one_of_its_successor(base):
+    process, address = killed_learner(base)
+    old = shared.Writer(address)  # whose file had the name that the first writer's has from now on
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(WAIT)
+    with shared.Learner(buffer(streams=3), name="killed") as learner:
+        go_on, wait = multiprocessing.get_context("spawn").Pipe()
+        other = start(actors.hold_streams, address, 2, wait)
+        assert go_on.poll(WAIT)
+        with shared.Writer(address):
+            assert [report.streams for report in learner.writers()] == [(0, 1), (2,)]
+        go_on.send(None)
+        other.join(WAIT)
+        learner.drain()
+    old.close()
+
+
+def test_a_writer_that_is_refused_is_told_and_leaves_nothing_open(base):
+    with shared.Learner(buffer(streams=2)) as learner, shared.Writer(learner.address) as first:
+        first.extend(*steps(0, 0, 3))
+        learner.drain()
+        taken = [*first._ring.streams]
+        first._ring.streams[:] = 1  # what no writer of ours does: the next one takes the same
+        with shared.Writer(learner.address) as second:
+            assert [*second._ring.streams] == taken
+            files = len(os.listdir("/dev/fd"))
+            learner.drain()
+            assert len(os.listdir("/dev/fd")) == files
+            assert learner.stats()["damaged"] == 1
+            with pytest.raises(shared.LearnerGone, match="has let writer 2 go"):
+                second.extend(*steps(1, 0, 3))
+
+
+def test_a_learner_lets_no_transitions_of_a_storage_leave_for_those_that_do_not_come(tmp_path):
+    memory = buffer(capacity=1000, streams=1, storage=tmp_path / "storage")
+    with shared.Learner(memory, ring_bytes=2**13) as learner, shared.Writer(learner.address) as writer:
+        for first in range(0, 500, 50):
+            writer.extend(*steps(0, first, 50))
+            learner.drain()
+        memory.save()
+        writer.extend(*steps(0, 500, 50))
+        learner.drain()
+        learner.close()
+    del learner, memory
+    gc.collect()
+    assert len(rb.ReplayBuffer.load(tmp_path / "storage")) == 500
+
+
 def test_the_next_learner_sweeps_up_what_killed_ones_have_left(base):
     process, address = killed_learner(base)
     os.kill(process.pid, signal.SIGKILL)
@@ -374,6 +423,29 @@ def test_the_next_learner_sweeps_up_what_killed_ones_have_left(base):
     assert os.path.isdir(address)
     with shared.Learner(buffer(), name="another"):
         assert not os.path.exists(address)
+
+
+def test_who_sweeps_does_not_bury_a_learner_that_another_thread_has_just_made(base, monkeypatch):
+    process, address = killed_learner(base)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(WAIT)
+    learners = []
+    other = threading.Thread(target=lambda: learners.append(shared.Learner(buffer(), name="killed")))
+    is_mine = locks.is_mine
+
+    def slow(path):
+        answer = is_mine(path)
+        if threading.current_thread() is not other and not other.ident:
+            other.start()
+            other.join(0.5)
+        return answer
+
+    monkeypatch.setattr(locks, "is_mine", slow)
+    home.sweep()
+    other.join(WAIT)
+    with learners[0] as learner, shared.Writer(learner.address) as writer:
+        writer.extend(*steps(0, 0, 3))
+        assert learner.drain().transitions == 3
 
 
 def test_a_closed_learner_takes_what_is_there_and_turns_writers_away():

@@ -29,15 +29,17 @@ RING, UNFINISHED = ".ring", ".new"
 ATTEMPTS = 1000
 MOMENT = 0.001  # seconds between two looks at something that somebody else does quickly
 
-_one_at_a_time = threading.Lock()  # record locks do not keep two threads of a process apart
+# Record locks do not keep two threads of a process apart.
+_one_at_a_time = threading.Lock()
+_one_moves = threading.RLock()  # in, or somebody dead out
 
 
-def _new_lock() -> None:
-    global _one_at_a_time
-    _one_at_a_time = threading.Lock()
+def _new_locks() -> None:
+    global _one_at_a_time, _one_moves
+    _one_at_a_time, _one_moves = threading.Lock(), threading.RLock()
 
 
-os.register_at_fork(after_in_child=_new_lock)
+os.register_at_fork(after_in_child=_new_locks)
 
 
 class LearnerGone(ConnectionError):
@@ -68,6 +70,11 @@ def claim(directory: Path) -> int:
 
     Raises RuntimeError where a living learner has it.
     """
+    with _one_moves:
+        return _claim(directory)
+
+
+def _claim(directory: Path) -> int:
     for _ in range(ATTEMPTS):
         try:
             directory.mkdir(0o700)
@@ -101,6 +108,11 @@ def bury(directory: Path) -> int:
 
     Raises PermissionError where the directory is another user's, or none.
     """
+    with _one_moves:
+        return _bury(directory)
+
+
+def _bury(directory: Path) -> int:
     status = os.lstat(directory) if directory.is_symlink() or directory.exists() else None
     if status is None:
         return 0

@@ -215,6 +215,8 @@ class Learner:
             try:
                 ring = Ring.attach(path, self._buffer.streams, self._ring_bytes)
                 if taken.intersection(ring.streams.tolist()):
+                    ring.abandon()
+                    ring.close(clean=False)
                     raise Damaged(f"{path.name} is for streams that another writer has")
             except (Damaged, OSError) as error:
                 self._counts["damaged"] += 1
@@ -265,6 +267,8 @@ class Learner:
     def _take_from(self, rows: Rows, ring: Ring, most: int) -> tuple[int, bool]:
         """How many transitions it took, and whether what it found made sense."""
         _, before, _, dropped = ring.memory.tolist()
+        # No more than may be there: the rows make room, on the disk where they lie there, for all that may come.
+        most = min(most, max(1, ring.published - before - dropped), 2 * self._largest)
         status = rows.drain(ring.channel, ring.streams, most, self._largest)
         _, now, _, dropped_now = ring.memory.tolist()
         self._counts["transitions"] += now - before

@@ -307,7 +307,7 @@ def _join(directory: Path, streams: int, timeout: float | None) -> tuple[int, Ri
 def _streams_of(path: Path, about: dict[str, Any]) -> list[int]:
     """The streams of another writer; none where the learner has just let it go, or will not have it."""
     mine = _rings.get(path)
-    if mine is not None:  # opened again, this process's lock would drop
+    if mine is not None and locks.is_at(mine.fd, path):  # opened again, this process's lock would drop
         return [*map(int, mine.streams)]
     try:
         ring = Ring.attach(path, about["streams"], about["ring_bytes"])
