@@ -20,12 +20,13 @@ from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
 from replaybank.files import compressor, fields_of
+from replaybank.layout import record_of
 from replaybank.manifest import refusing
 from replaybank.memory import machine_bytes, reserving, warn_beyond
 from replaybank.parts import as_part
 from replaybank.plain import SAMPLERS, VIEWS, described
 from replaybank.prefetch import Batches, mover_for
-from replaybank.rows import MAX_CAPACITY, Rows, record_of
+from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
