@@ -20,12 +20,16 @@ class Pool:
     `free`. A window on the cursor of the rows: the kernels take places and give them back, too.
     """
 
-    def __init__(self, name: str, memory: Memory, dtype: np.dtype[Any], counts: NDArray[np.int64]) -> None:
+    def __init__(
+        self, name: str, memory: Memory, dtype: np.dtype[Any], shape: tuple[int, ...], counts: NDArray[np.int64]
+    ) -> None:
+        """Each place holds records [*shape] of a dtype; as yet there are none."""
         self._name = name
         self._memory = memory
         self._dtype = dtype
+        self._shape = shape
         self.counts = counts
-        self.records: NDArray[Any] = np.empty(0, dtype)
+        self.records: NDArray[Any] = np.empty((0, *shape), dtype)
         self.free: NDArray[np.uint32] = np.empty(0, np.uint32)
 
     @property
@@ -42,7 +46,8 @@ class Pool:
         """Makes it `n` places, no fewer than are used, of which `needed` are about to be. The arrays are new ones."""
         used, idle = self.counts.tolist()
         records, free = self.records, self.free
-        self.records = self._memory.array(self._name, n, self._dtype, needed)
+        dtype = np.dtype((self._dtype, self._shape)) if self._shape else self._dtype
+        self.records = self._memory.array(self._name, n, dtype, needed)
         self.free = np.empty(n, np.uint32)
         self.records[:used] = records[:used]
         self.free[:idle] = free[:idle]

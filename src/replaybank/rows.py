@@ -84,9 +84,9 @@ class Rows:
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
         self.costs = Costs.of(self.dtype, frames, streams)
         frame = self.dtype["obs"]
-        self._tails = Pool("tails", self._memory, frame, self._cursor[2:4])
+        self._tails = Pool("tails", self._memory, frame, (), self._cursor[2:4])
         self._tails.reserve(capacity, 0)
-        self._aside = Pool("older", self._memory, np.dtype((frame, (frames - 1,))), self._cursor[4:6])
+        self._aside = Pool("older", self._memory, frame, (frames - 1,), self._cursor[4:6])
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
         self.guards: tuple[Callable[[int], None], ...] = ()
         if storage is not None:
@@ -495,7 +495,8 @@ class Rows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
-        self._keep_aside(len(state["older"]))
+        if self.stack is not None:
+            self._keep_aside(len(state["older"]))
         targets = {"data": self.data[state["begin"] :], "tails": self.tails, "free": self._free}
         targets |= {"onward": self._onward, "older": self.older, "free_older": self._free_older}
         for name, target in targets.items():
