@@ -316,9 +316,14 @@ class ReplayBuffer:
         rows = self._rows
         if rows is None or rows.empty:
             raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
-        ids, probabilities = self._draw(rows, n)
-        batch = self._view.read(rows, ids, self._rng)
-        batch.draw(ids, probabilities, self._sampler.weights(probabilities))
+        try:
+            ids, probabilities = self._draw(rows, n)
+            batch = self._view.read(rows, ids, self._rng)
+            weights = self._sampler.weights(probabilities)
+        except BaseException:
+            self._sampler.failed()
+            raise
+        batch.draw(ids, probabilities, weights)
         self._usage.sampled(ids, rows)
         self._sampled += n
         return batch

@@ -127,6 +127,13 @@ class Sampler(Protocol):
         """Importance weights (float32 [n]) for what one call of `sample` drew. Called once a `sample`, at its end."""
         ...
 
+    def failed(self) -> None:
+        """The call of `sample` ends with an error instead: nobody gets what was drawn since the last `weights`.
+
+        Those are to be drawn again as if they had not been; what the generator gave is spent.
+        """
+        ...
+
     def priorities(self, td_error: Floats) -> Floats:
         """The raw priorities that TD errors stand for; raises ValueError for those that stand for none."""
         ...
