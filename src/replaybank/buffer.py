@@ -741,6 +741,10 @@ class ReplayBuffer:
         }
         return checkpoint.Contents(self._rows, values)
 
+    def __copy__(self) -> Self:
+        """A buffer of its own, as `copy.deepcopy` gives: a sampler belongs to one buffer."""
+        return deepcopy(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """All of one instant. But the sampler stays the one that others may hold; `_instant` tells it what it was."""
         with self._lock:
