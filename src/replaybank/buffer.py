@@ -85,8 +85,9 @@ class ReplayBuffer:
     read by up to so many at a time (None: 4, or fewer where the process has fewer cores); it changes no bit of them.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step, and so is setting something of its sampler. To pickle or copy it takes as
-    much memory again: all of it is held still first, at one instant.
+    several threads: each call is one step, and so is setting something of its sampler. Functions that it calls (a
+    schedule, `reward_fn`) cannot call it in turn: that is a RuntimeError. To pickle or copy it takes as much memory
+    again: all of it is held still first, at one instant.
 
     Warns (RuntimeWarning, once) where it will need more memory than the machine, or its control group, has.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.arguments import is_finite
+from replaybank.convert import is_finite
 from replaybank.kernels import Lock
 from replaybank.samplers.state import count
 
