@@ -283,10 +283,15 @@ class ReplayBuffer:
             if self._max_bytes is not None:
                 self._sampler.attach(capacity, self._lock)
         self._rows, self._usage, self._capacity = rows, usage, capacity
-        if self._max_bytes is not None:
-            self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(capacity))
+        self._budget = self._budget_of(rows, self._sampler)
         self._look_ahead()
         return rows
+
+    def _budget_of(self, rows: Rows, sampler: Sampler) -> Budget | None:
+        """What keeps these in `max_bytes`, where it was given. Raises ValueError where they leave no room."""
+        if self._max_bytes is None:
+            return None
+        return Budget(self._max_bytes, rows, sampler, Usage.bytes_for(rows.capacity))
 
     def _bytes_beside(self, capacity: int) -> int:
         """The most bytes of what is no row, tail or frame."""
@@ -519,9 +524,7 @@ class ReplayBuffer:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
             rows = self._rows
-            budget = self._budget
-            if budget is not None and rows is not None:
-                budget = Budget(budget.max_bytes, rows, sampler, Usage.bytes_for(self._capacity))
+            budget = None if rows is None else self._budget_of(rows, sampler)
             if self._capacity:
                 self._attach(sampler)
             self._introduce(sampler)
@@ -705,8 +708,7 @@ class ReplayBuffer:
             self._rows, self._usage = rows, Usage(rows.capacity)
             self._storage = None if rows.storage is None else rows.storage.folder
             rows.threads = self._threads
-            if self._max_bytes is not None:
-                self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
+            self._budget = self._budget_of(rows, self._sampler)
             self._look_ahead()
         if found.damage:
             self.seed = self._seed
@@ -761,8 +763,8 @@ class ReplayBuffer:
         self.__dict__.update({name: value for name, value in state.items() if name != "_rng"})
         if sampler is not None:
             self._sampler.restore(sampler)
-        if self._max_bytes is not None and self._rows is not None:
-            self._budget = Budget(self._max_bytes, self._rows, self._sampler, Usage.bytes_for(self._capacity))
+        if self._rows is not None:
+            self._budget = self._budget_of(self._rows, self._sampler)
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""
