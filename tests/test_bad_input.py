@@ -588,7 +588,7 @@ def test_tensors_without_gradient_are_taken() -> None:
 
 
 VERBS = {
-    "sampler": "attach added dropped draw probability_of effective_size distinct weights priorities update "
+    "sampler": "attach added dropped draw probability_of effective_size distinct weights failed priorities update "
     "settings state restore nbytes bytes_for check_valid",
     "view": "read stack usable members settings",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -446,3 +447,16 @@ def test_several_threads_may_use_one_buffer() -> None:
     assert buffer.stats()["added"] == 4 * 301
     assert buffer.stats()["sampled"] == 120 * 16
     buffer.check_valid()
+
+
+def test_a_shallow_copy_shares_nothing_either() -> None:
+    buffer = rb.ReplayBuffer(8, sampler=rb.SampleOnce(), seed=0)
+    for t in range(5):
+        buffer.add(np.float32([t]), t, 1.0, np.float32([t + 1]), False, False)
+    twin = copy.copy(buffer)
+    assert twin.sampler is not buffer.sampler
+    expected = copy.deepcopy(buffer).sample(5).indices.tolist()
+    buffer.clear()
+    assert len(twin) == 5
+    twin.check_valid()
+    assert twin.sample(5).indices.tolist() == expected

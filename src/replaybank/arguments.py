@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 from typing import Any, TypeVar
@@ -54,14 +53,6 @@ def whole_number(name: str, value: Any, most: int, least: int = 1) -> int:
     if not least <= number <= most:
         raise ValueError(f"{name}: expected {least} to {most}, given {number}")
     return number
-
-
-def is_finite(value: Any) -> bool:
-    """Whether `value` is a real number that float64 can hold."""
-    try:
-        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
-    except OverflowError:  # an int beyond float64
-        return False
 
 
 def cores() -> int:

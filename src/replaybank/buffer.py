@@ -20,12 +20,13 @@ from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
 from replaybank.files import compressor, fields_of
+from replaybank.layout import record_of
 from replaybank.manifest import refusing
 from replaybank.memory import machine_bytes, reserving, warn_beyond
 from replaybank.parts import as_part
 from replaybank.plain import SAMPLERS, VIEWS, described, kind_of
 from replaybank.prefetch import Batches, mover_for
-from replaybank.rows import MAX_CAPACITY, Rows, record_of
+from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.samplers.base import Floats, Ids, Sampler
 from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
@@ -84,8 +85,9 @@ class ReplayBuffer:
     read by up to so many at a time (None: 4, or fewer where the process has fewer cores); it changes no bit of them.
 
     What is added is copied; what is sampled is a copy: neither is touched afterwards. One buffer may be used from
-    several threads: each call is one step, and so is setting something of its sampler. To pickle or copy it takes as
-    much memory again: all of it is held still first, at one instant.
+    several threads: each call is one step, and so is setting something of its sampler. Functions that it calls (a
+    schedule, `reward_fn`) cannot call it in turn: that is a RuntimeError. To pickle or copy it takes as much memory
+    again: all of it is held still first, at one instant.
 
     Warns (RuntimeWarning, once) where it will need more memory than the machine, or its control group, has.
 
@@ -281,10 +283,15 @@ class ReplayBuffer:
             if self._max_bytes is not None:
                 self._sampler.attach(capacity, self._lock)
         self._rows, self._usage, self._capacity = rows, usage, capacity
-        if self._max_bytes is not None:
-            self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(capacity))
+        self._budget = self._budget_of(rows, self._sampler)
         self._look_ahead()
         return rows
+
+    def _budget_of(self, rows: Rows, sampler: Sampler) -> Budget | None:
+        """What keeps these in `max_bytes`, where it was given. Raises ValueError where they leave no room."""
+        if self._max_bytes is None:
+            return None
+        return Budget(self._max_bytes, rows, sampler, Usage.bytes_for(rows.capacity))
 
     def _bytes_beside(self, capacity: int) -> int:
         """The most bytes of what is no row, tail or frame."""
@@ -315,9 +322,14 @@ class ReplayBuffer:
         rows = self._rows
         if rows is None or rows.empty:
             raise ValueError(f"sample: asked for {n} transitions, but the buffer is empty; add some first")
-        ids, probabilities = self._draw(rows, n)
-        batch = self._view.read(rows, ids, self._rng)
-        batch.draw(ids, probabilities, self._sampler.weights(probabilities))
+        try:
+            ids, probabilities = self._draw(rows, n)
+            batch = self._view.read(rows, ids, self._rng)
+            weights = self._sampler.weights(probabilities)
+        except BaseException:
+            self._sampler.failed()
+            raise
+        batch.draw(ids, probabilities, weights)
         self._usage.sampled(ids, rows)
         self._sampled += n
         return batch
@@ -512,9 +524,7 @@ class ReplayBuffer:
         as_part("sampler", sampler, Sampler, "Uniform()")
         with self._lock:
             rows = self._rows
-            budget = self._budget
-            if budget is not None and rows is not None:
-                budget = Budget(budget.max_bytes, rows, sampler, Usage.bytes_for(self._capacity))
+            budget = None if rows is None else self._budget_of(rows, sampler)
             if self._capacity:
                 self._attach(sampler)
             self._introduce(sampler)
@@ -702,7 +712,7 @@ class ReplayBuffer:
                 fits = rows.costs.capacity(self._max_bytes, rows.streams, rows.capacity, self._bytes_beside)
                 if fits < rows.capacity:
                     raise ValueError(f"max_bytes: {self._max_bytes} are for {fits} transitions, found {rows.capacity}")
-                self._budget = Budget(self._max_bytes, rows, self._sampler, Usage.bytes_for(rows.capacity))
+            self._budget = self._budget_of(rows, self._sampler)
             self._look_ahead()
         if found.damage:
             self.seed = self._seed
@@ -741,6 +751,10 @@ class ReplayBuffer:
         }
         return checkpoint.Contents(self._rows, values)
 
+    def __copy__(self) -> Self:
+        """A buffer of its own, as `copy.deepcopy` gives: a sampler belongs to one buffer."""
+        return deepcopy(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """All of one instant. But the sampler stays the one that others may hold; `_instant` tells it what it was."""
         with self._lock:
@@ -756,8 +770,8 @@ class ReplayBuffer:
         self.__dict__.update({name: value for name, value in state.items() if name != "_rng"})
         if sampler is not None:
             self._sampler.restore(sampler)
-        if self._max_bytes is not None and self._rows is not None:
-            self._budget = Budget(self._max_bytes, self._rows, self._sampler, Usage.bytes_for(self._capacity))
+        if self._rows is not None:
+            self._budget = self._budget_of(self._rows, self._sampler)
 
     def check_valid(self) -> None:
         """Raises AssertionError where a part contradicts itself or another. For tests: looks at everything."""

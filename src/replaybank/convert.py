@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,11 @@ def _hint(given: tuple[int, ...], shape: tuple[int, ...], lead: int) -> str:
 
 def _kind(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a real number that float64 can hold."""
+    try:
+        return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)
+    except OverflowError:  # an int beyond float64
+        return False

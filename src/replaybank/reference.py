@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import MAX, SUM
+from replaybank.layout import LINKS, PLACE_ROW, STACK_LINKS
 from replaybank.rows import (
     AHEAD,
     BOTH_STACKS,
@@ -22,13 +23,10 @@ from replaybank.rows import (
     IS_FIRST,
     LAST,
     LAST_STEP,
-    LINKS,
     MASK,
     NEXT_OBS,
     NEXT_STACK,
     NONE,
-    PLACE_ROW,
-    STACK_LINKS,
     START,
     STEPS,
     VALID,

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from replaybank import kernels
 from replaybank.budget import Costs
 from replaybank.held import Held, Piece
-from replaybank.schema import Leaf, Schema, dtype_of
+from replaybank.layout import LINKS, append_plan, offset_in, record_of
+from replaybank.layout import STACK_LINKS as STACK_LINKS
+from replaybank.pool import Pool, give_back
+from replaybank.schema import Leaf, Schema
 from replaybank.stacking import Stacking
 from replaybank.storage import InMemory, Memory, Storage
 
@@ -19,17 +22,12 @@ from replaybank.storage import InMemory, Memory, Storage
 MAX_CAPACITY = 2**31 - 1
 NONE = 2**32 - 1  # no tail, no frames put aside
 LAST_STEP = 2**32 - 1  # after so many steps a new segment begins
-LINKS = ("link_next", "link_previous", "link_tail", "link_step")
-STACK_LINKS = ("link_older", "link_next_older")
-# Where a leaf of `append` goes (native/rows.hpp, Place), and where a copy of `read` comes from (Source).
-PLACE_ROW, PLACE_NEXT_OBS = 0, 1
+# Where a copy of `read` comes from (native/rows.hpp, Source).
 FIRST, LAST, NEXT_OBS, DISCOUNT = 0, 1, 2, 3
 # Where a copy of `read_stacks` comes from (native/stacks.hpp, Stack).
 STACK, NEXT_STACK, BOTH_STACKS = 0, 1, 2
 # What a column of `sequences` holds (native/sequences.hpp, Part).
 STEPS, CHAIN, AHEAD, START, VALID, IS_FIRST, MASK, DISCOUNTS = range(8)
-
-
 # Where another process leaves transitions: its file, where in it the messages begin, and what this side remembers.
 Channel = tuple[NDArray[np.uint8], int, NDArray[np.int64]]
 
@@ -73,23 +71,22 @@ class Rows:
         self._memory: Memory = InMemory() if storage is None else storage
         array = self._memory.array
         self.data: NDArray[Any] = array("rows", capacity, self.dtype, capacity)
-        # Neither pool nor stack is touched before it is needed: what is reserved here costs no memory yet.
-        self.tails: NDArray[Any] = array("tails", capacity, self.dtype["obs"], 0)
-        self._free = np.empty(capacity, np.uint32)
         # By tail: the distance to the stream's next row, 0 for none.
         self._onward: NDArray[np.uint32] = array("onward", capacity, np.dtype(np.uint32), 0)
         self._newest = np.full(streams, -1, np.int64)  # -1: none; -2 - id: that one, and then a segment begins
         self._cursor = np.zeros(6, np.int64)  # added, start, tails used and free, older used and free
-        self._plan = _append_plan(schema, self.dtype, stack)
-        offsets = [_offset(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
+        self._plan = append_plan(schema, self.dtype, stack)
+        offsets = [offset_in(self.dtype, (name,)) for name in (*LINKS, "terminated", "truncated")]
         frames, zero, older = 1, False, [-1, -1]
         if stack is not None:
-            frames, zero, older = stack.frames, stack.zero, [_offset(self.dtype, (name,)) for name in STACK_LINKS]
+            frames, zero, older = stack.frames, stack.zero, [offset_in(self.dtype, (name,)) for name in STACK_LINKS]
         sizes = [self.dtype["obs"].itemsize, frames, zero, *older]
         self._geometry = np.array([capacity, self.dtype.itemsize, *offsets, *sizes], np.int64)
         self.costs = Costs.of(self.dtype, frames, streams)
-        self.older: NDArray[Any] = np.empty((0, frames - 1), self.dtype["obs"])
-        self._free_older = np.empty(0, np.uint32)
+        frame = self.dtype["obs"]
+        self._tails = Pool("tails", self._memory, frame, (), self._cursor[2:4])
+        self._tails.reserve(capacity, 0)
+        self._aside = Pool("older", self._memory, frame, (frames - 1,), self._cursor[4:6])
         # Each is told, before rows leave, below which id they do: a checkpoint that is being written keeps them first.
         self.guards: tuple[Callable[[int], None], ...] = ()
         if storage is not None:
@@ -99,25 +96,21 @@ class Rows:
 
     def _gather_store(self) -> None:
         """What the kernels work on (native/module.cpp, as_store)."""
+        self.tails, self._free = self._tails.records, self._tails.free
+        self.older, self._free_older = self._aside.records, self._aside.free
         pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
         self._store = (*pools, self._newest, self._cursor, self._geometry)
 
     def _make_room(self, n: int) -> None:
-        """Room for the older frames of `n` more transitions."""
-        used, free = self._cursor[4:].tolist()
+        """Room for the older frames of `n` more stacks. It grows: few ever need any, and it is more than the tails."""
+        used, free = self._aside.counts.tolist()
         most = 2 * self.capacity  # two stacks a row
-        if min(used - free + 2 * n, most) > len(self.older):
-            self._keep_aside(min(2 * (used + n), most))
+        if min(used - free + n, most) > len(self.older):
+            self._keep_aside(min(2 * used + n, most))
 
     def _keep_aside(self, most: int) -> None:
-        """Room for the older frames of `most` stacks. It grows: few ever need any, and it is more than the tails."""
-        used, count = self._cursor[4:].tolist()
-        older, free = self.older, self._free_older
-        stacks = np.dtype((self.dtype["obs"], (older.shape[1],)))
-        self.older = self._memory.array("older", most, stacks, most)
-        self._free_older = np.empty(most, np.uint32)
-        self.older[:used] = older[:used]
-        self._free_older[:count] = free[:count]
+        """Room for the older frames of `most` stacks."""
+        self._aside.reserve(most, most)
         self._gather_store()
 
     @property
@@ -158,7 +151,7 @@ class Rows:
     @property
     def used(self) -> list[int]:
         """Places of the pools that were ever used: of tails, and of frames put aside."""
-        return [self._cursor.item(2), self._cursor.item(4)]
+        return [self._tails.used, self._aside.used]
 
     @property
     def plan(self) -> NDArray[np.int64]:
@@ -168,7 +161,7 @@ class Rows:
     @property
     def tails_in_use(self) -> int:
         """Observations that are held beside the rows."""
-        return int(self._cursor[2] - self._cursor[3])
+        return self._tails.taken
 
     @property
     def nbytes(self) -> int:
@@ -218,7 +211,7 @@ class Rows:
         if self.guards:
             self._warn(self.added + (max(lead, 1) if owners is None else len(owners)) - self.capacity)
         if self.stack is not None:
-            self._make_room(max(lead, 1))
+            self._make_room(2 * max(lead, 1))
             split = self.stack.split_values(self.schema, values, lead)
             if split is None:
                 return -1
@@ -233,7 +226,7 @@ class Rows:
         """
         self._warn(self.added + most + largest - self.capacity)
         if self.stack is not None:
-            self._make_room(max(most, largest))
+            self._make_room(2 * max(most, largest))
         return kernels.channel_drain(self._store, self._plan, channel, streams, most)
 
     def read(
@@ -353,12 +346,9 @@ class Rows:
         kernels.drop(self._store, oldest)
         self._give_back_rows()
         if self.empty:
-            used = int(self._cursor[2])
-            for pool in (self.tails, self._free, self._onward):
-                kernels.release(pool, 0, used * pool.itemsize)
-            self.older, self._free_older = self.older[:0].copy(), self._free_older[:0].copy()
-            self._cursor[2:] = 0
-            self._gather_store()
+            give_back(self._onward, 0, self._tails.used)
+            self._tails.clear()
+            self._aside.clear()
 
     @property
     def idle_bytes(self) -> int:
@@ -367,15 +357,11 @@ class Rows:
 
     def compact(self) -> None:
         """Moves what is in the pools together, and gives the memory behind it back. Costs a pass over the rows."""
-        _, _, tails, _, older, _ = self._cursor.tolist()
+        tails, older = self.used
         kernels.compact(self._store)
-        for pool, used, now in (
-            (self.tails, tails, self._cursor.item(2)),
-            (self._onward, tails, self._cursor.item(2)),
-            (self.older, older, self._cursor.item(4)),
-        ):
-            size = pool.nbytes // max(len(pool), 1)
-            kernels.release(pool, now * size, used * size)
+        give_back(self.tails, self._tails.used, tails)
+        give_back(self._onward, self._tails.used, tails)
+        give_back(self.older, self._aside.used, older)
 
     def _give_back_rows(self) -> None:
         """Gives the memory of the rows that have left back, up to a page."""
@@ -384,7 +370,7 @@ class Rows:
         while first < oldest:
             slot = first % self.capacity
             end = min(slot + oldest - first, self.capacity)
-            given = kernels.release(self.data, slot * size, end * size) // size - slot
+            given = give_back(self.data, slot, end) // size - slot
             self._held = first + (end - slot if given and end == self.capacity else max(given, 0))
             first += end - slot
 
@@ -442,7 +428,7 @@ class Rows:
         for ids in (held.tail_ids, held.older_ids, held.next_older_ids):
             if len(ids) and not (self.oldest <= ids.min() and ids.max() < self.added):
                 raise ValueError("something is held by a transition that is not there")
-        places = self._places(2, self._free, len(held.tail_ids), self.capacity)
+        places = self._tails.take(len(held.tail_ids))
         if self.storage is not None:
             self._warn(self.added - self.capacity)  # so that there is space on the disk
         self.tails[places] = held.tails
@@ -450,10 +436,8 @@ class Rows:
         self.data["link_tail"][held.tail_ids % self.capacity] = places
         for link, ids, older in zip(STACK_LINKS, held[3::2], held[4::2], strict=True):
             if len(ids):
-                used, count = self._cursor[4:].tolist()
-                if used - count + len(ids) > len(self.older):
-                    self._keep_aside(min(2 * (used + len(ids)), 2 * self.capacity))
-                places = self._places(4, self._free_older, len(ids), len(self.older))
+                self._make_room(len(ids))
+                places = self._aside.take(len(ids))
                 self.older[places] = older
                 self.data[link][ids % self.capacity] = places
 
@@ -473,31 +457,16 @@ class Rows:
         """
         slots = np.arange(self.oldest, self.added) % self.capacity
         opened = still_open[still_open >= self.oldest] % self.capacity
-        pools: list[Any] = [(2, used, len(self.tails), self._free, ("link_tail",), ("link_tail",))]
+        pools = [(self._tails, used, ["link_tail"], ["link_tail"])]
         if self.stack is not None:
             if used_older > 0:
                 self._keep_aside(min(used_older, 2 * self.capacity))
-            pools.append((4, used_older, len(self.older), self._free_older, STACK_LINKS, STACK_LINKS[1:]))
-        for at, end, most, free, links, moving in pools:
+            pools.append((self._aside, used_older, list(STACK_LINKS), [STACK_LINKS[1]]))
+        for pool, end, links, moving in pools:
             for link in moving:
                 self.data[link][opened] = NONE
             places = np.concatenate([self.data[link][slots] for link in links])
-            places = places[places != NONE]
-            if not 0 <= end <= most or (places >= end).any():
-                raise ValueError("what rows hold is beyond what is in use")
-            idle = np.ones(end, bool)
-            idle[places] = False
-            self._cursor[at : at + 2] = end, idle.sum()
-            free[: idle.sum()] = np.flatnonzero(idle)
-
-    def _places(self, at: int, free: NDArray[np.uint32], n: int, most: int) -> NDArray[np.int64]:
-        """`n` places of a pool that nobody has; its counts are at `at` of the cursor."""
-        used, count = self._cursor[at : at + 2].tolist()
-        again = min(n, count)
-        if used + n - again > most:
-            raise ValueError("more is held than there are places")
-        self._cursor[at : at + 2] = used + n - again, count - again
-        return np.concatenate([free[count - again : count], np.arange(used, used + n - again)]).astype(np.int64)
+            pool.reopen(end, places[places != NONE])
 
     def settle(self, newest: NDArray[np.int64]) -> None:
         """Links the records that were put into `data`, and opens the streams whose newest rows ([streams]) are given.
@@ -510,7 +479,7 @@ class Rows:
 
     def offset_of(self, leaf: Leaf) -> int:
         """Where a stored leaf lies in a row; a leaf of `next_obs` lies where that of `obs` does."""
-        return _offset(self.dtype, ("obs", *leaf.path[1:]) if leaf.path[0] == "next_obs" else leaf.path)
+        return offset_in(self.dtype, ("obs", *leaf.path[1:]) if leaf.path[0] == "next_obs" else leaf.path)
 
     def __getstate__(self) -> dict[str, Any]:
         begin, end = self.oldest % self.capacity, self.oldest % self.capacity + len(self)
@@ -531,16 +500,16 @@ class Rows:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(*state["parts"])  # type: ignore[misc]
-        self.older, self._free_older = state["older"], np.empty(len(state["older"]), np.uint32)
+        if self.stack is not None:
+            self._keep_aside(len(state["older"]))
         targets = {"data": self.data[state["begin"] :], "tails": self.tails, "free": self._free}
-        targets |= {"onward": self._onward, "free_older": self._free_older}
+        targets |= {"onward": self._onward, "older": self.older, "free_older": self._free_older}
         for name, target in targets.items():
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
         self._held = self.added - max(len(self), len(state["data"]))
         self._give_back_rows()
-        self._gather_store()
 
     def check_valid(self) -> None:
         """Raises AssertionError where links, tails and streams do not fit together. For tests: looks at every row."""
@@ -559,60 +528,19 @@ class Rows:
         assert (following[(ids - previous)[ids - previous >= oldest] - oldest][back > 0] == back[back > 0]).all()
         assert (step[linked + following[linked]] == step[linked] + 1).all(), "a step is not counted"
         assert ((step == 0) == (previous == 0)).all(), "a segment starts with a step before it"
-        used, free_count = int(self._cursor[2]), int(self._cursor[3])
-        held = np.concatenate([tail[has_tail], self._free[:free_count].astype(np.int64)])
-        assert len(np.unique(held)) == len(held) == used, "a tail is lost or held twice"
-        assert used <= self.capacity
+        self._tails.check_valid(tail[has_tail])
         onward = np.where(has_tail, self._onward[np.where(has_tail, tail, 0)], 0)
         reached = (ids + onward)[onward > 0]
         assert (reached < added).all(), "a stream goes on beyond the newest row"
         assert (step[reached - oldest] == 0).all(), "a stream goes on in the middle of a segment"
         assert len(np.unique(reached)) == len(reached), "two segments go on in the same one"
         if self.stack is not None:
-            used, free_count = self._cursor[4:].tolist()
             aside = np.concatenate([rows[link] for link in STACK_LINKS]).astype(np.int64)
             assert (rows["link_next_older"][following > 0] == NONE).all(), "the next row's frames are kept twice"
-            held = np.concatenate([aside[aside != NONE], self._free_older[:free_count].astype(np.int64)])
-            assert len(np.unique(held)) == len(held) == used, "frames put aside are lost or held twice"
+            self._aside.check_valid(aside[aside != NONE])
         assert (self._newest < added).all()
         latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
         for newest in latest[latest >= oldest]:
             assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )
-
-
-def record_of(schema: Schema, stack: Stacking | None) -> np.dtype[Any]:
-    """What a row is: the stored fields, observations as single frames where they are stacks, and the links."""
-    stored = schema.stored
-    if stack is not None:
-        stack.require(schema)
-        stored["obs"] = stack.frames_of(stored["obs"])
-    fields: list[Any] = [(name, dtype_of(node)) for name, node in stored.items()]
-    links = LINKS if stack is None else LINKS + STACK_LINKS
-    return np.dtype([*fields, *((link, np.uint32) for link in links)], align=True)
-
-
-def _offset(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
-    at = 0
-    for part in path:
-        assert dtype.fields is not None
-        dtype, offset = dtype.fields[part][:2]
-        at += offset
-    return at
-
-
-def _append_plan(schema: Schema, dtype: np.dtype[Any], stack: Stacking | None) -> NDArray[np.int64]:
-    """A row a leaf: place, offset, bytes, NumPy type number, finite or not, frames, obs or not, dimensions, shape."""
-    rows: list[list[int]] = []
-    for leaf in schema.leaves:
-        name, is_obs = leaf.path[0], leaf.path[0] in ("obs", "next_obs")
-        place = PLACE_NEXT_OBS if name == "next_obs" else PLACE_ROW
-        offset = _offset(dtype, ("obs", *leaf.path[1:]) if is_obs else leaf.path)
-        frames, shape = (stack.frames, stack.stored_shape(leaf)) if stack and is_obs else (1, leaf.shape)
-        head = [place, offset, leaf.nbytes, leaf.dtype.num, name == "reward", frames, is_obs, len(shape)]
-        rows.append([*head, *shape])
-    plan = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for at, row in enumerate(rows):
-        plan[at, : len(row)] = row
-    return plan

@@ -63,14 +63,14 @@ class Calls:
 def settled(digest: dict[str, Any]) -> dict[str, Any]:
     """A digest without what a draw may change even where the rest of `sample` fails.
 
-    That is the generator, the cards that SampleOnce has dealt, whether Combined has given the newest, and what the
-    parts of a Mixture have counted where the schedule of another part raised.
+    That is the generator, the cards of SampleOnce (dealt anew, or in another order), and what the parts of a Mixture
+    have counted where the schedule of another part raised.
     """
 
     def without(state: Any) -> Any:
         if not isinstance(state, dict):
             return state
-        return {name: without(child) for name, child in state.items() if name not in ("left", "slots", "due", "parts")}
+        return {name: without(child) for name, child in state.items() if name not in ("left", "slots", "parts")}
 
     return without({name: child for name, child in digest.items() if name != "generator"})
 

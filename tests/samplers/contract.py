@@ -64,6 +64,17 @@ def differs(a: Any, b: Any) -> bool:
     return False
 
 
+def unordered(state: Any) -> Any:
+    """A copy of a state, in which slots that wait, and those that were dealt, are in order: theirs says nothing."""
+    if not isinstance(state, dict):
+        return copy.deepcopy(state)
+    state = {name: unordered(value) for name, value in state.items()}
+    if "slots" in state:
+        state["slots"][: state["left"]].sort()
+        state["slots"][state["left"] :].sort()
+    return state
+
+
 def peak_of(call: Any) -> tuple[Any, int]:
     """What a call gives, and the most bytes it held at once beyond what there was."""
     tracemalloc.start()
@@ -248,6 +259,18 @@ class SamplerContract:
         again = sampler.draw(20, np.random.default_rng(3))
         assert first[0].tobytes() == again[0].tobytes()
         assert first[1].tobytes() == again[1].tobytes()
+
+    def test_a_call_of_sample_that_failed_leaves_no_traces(self) -> None:
+        sampler, rng = self.attached(), np.random.default_rng(0)
+        _, probabilities = sampler.draw(6, rng)
+        sampler.weights(probabilities)
+        for draws in ([], [7], [3, 2, 1]):
+            before = unordered(sampler.state())
+            for n in draws:
+                sampler.draw(n, rng)
+            sampler.failed()
+            np.testing.assert_equal(unordered(sampler.state()), before)
+            sampler.check_valid()
 
     # ---- weights and priorities ----
 

@@ -220,3 +220,35 @@ def test_the_effective_size_is_that_of_a_batch_as_the_last_one(make: Any, n: int
     other.attach(64)
     other.restore(buffer.sampler.state())
     assert other.effective_size() == buffer.sampler.effective_size()
+
+
+def test_the_newest_is_in_the_batch_after_one_that_failed() -> None:
+    class Fails(rb.Transition):
+        fails = False
+
+        def read(self, *given: Any) -> rb.Batch:
+            if self.fails:
+                raise RuntimeError("the user's own")
+            return super().read(*given)
+
+    view = Fails()
+    buffer = filled(rb.Combined(newest=2), view=view)
+    for _ in range(20):
+        view.fails = True
+        with pytest.raises(RuntimeError, match="the user's own"):
+            buffer.sample(4)
+        view.fails = False
+        assert buffer.sample(4).indices[:2].tolist() == [84, 83]
+
+
+def test_the_newest_is_in_the_batch_after_weights_that_failed() -> None:
+    beta = [0.5]
+    buffer = filled(rb.Combined(rb.Prioritized(beta=lambda _: beta[0])))
+    buffer.sample(4)
+    size = buffer.sampler.effective_size()
+    beta[0] = np.nan
+    with pytest.raises(ValueError, match="beta"):
+        buffer.sample(9)
+    assert buffer.sampler.effective_size() == size
+    beta[0] = 0.5
+    assert buffer.sample(4).indices[0] == 84

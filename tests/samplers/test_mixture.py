@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import SamplerContract, step
+from contract import SamplerContract, differs, step, unordered
 from distribution import P_MIN, chi_square, power, tilted
 
 import replaybank as rb
@@ -31,6 +31,18 @@ class TestMixtureOfTheRecentAndAll(SamplerContract):
 class TestMixtureOfOne(SamplerContract):
     def make(self) -> Sampler:
         return rb.Mixture([(2.0, rb.Uniform(replace=False))], beta=1.0, weight_norm=None)
+
+
+def test_every_part_hears_that_a_call_of_sample_failed() -> None:
+    once, combined = rb.SampleOnce(), rb.Combined(rb.Uniform(), newest=2)
+    sampler = attached([(1, once), (1, combined)])
+    rng = np.random.default_rng(0)
+    sampler.weights(sampler.draw(8, rng)[1])
+    before = unordered(sampler.state())
+    sampler.draw(8, rng)
+    assert differs(unordered(sampler.state()), before)
+    sampler.failed()
+    np.testing.assert_equal(unordered(sampler.state()), before)
 
 
 def attached(parts: list[tuple[float, Sampler]], size: int = SIZE, **settings: Any) -> rb.Mixture:

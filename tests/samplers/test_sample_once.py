@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +205,31 @@ def test_a_state_with_slots_that_hold_nothing_is_refused() -> None:
             sampler.restore({**state, "slots": slots})
         sampler.check_valid()
         assert len(sampler.window) == 0
+
+
+def test_what_a_call_that_failed_had_drawn_still_comes_in_its_epoch() -> None:
+    class Refuses(rb.Transition):
+        refuses = False
+
+        def usable(self, rows: Any, ids: np.ndarray) -> np.ndarray:
+            return np.full(len(ids), not self.refuses)
+
+    view, sampler = Refuses(), rb.SampleOnce()
+    buffer = rb.ReplayBuffer(100, sampler=sampler, view=view, seed=0)
+    for t in range(100):
+        buffer.add(*step(t))
+    epoch: list[int] = []
+    for _ in range(10):
+        view.refuses = True
+        with pytest.raises(ValueError, match="could use too few"):
+            buffer.sample(7)  # redraws go round and round
+        assert sampler.left == 100, "it had begun other epochs: a new one begins"
+        view.refuses = False
+        buffer.check_valid()
+    for n in (20, 30, 50):
+        epoch += buffer.sample(n).indices.tolist()
+        left = sampler.left
+        sampler.draw(min(left, 5), np.random.default_rng(0))
+        sampler.failed()
+        assert sampler.left == left
+    assert sorted(epoch) == list(range(100))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.arguments import is_finite
+from replaybank.convert import is_finite
 from replaybank.kernels import Lock
 from replaybank.samplers.state import count
 
@@ -125,6 +125,13 @@ class Sampler(Protocol):
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         """Importance weights (float32 [n]) for what one call of `sample` drew. Called once a `sample`, at its end."""
+        ...
+
+    def failed(self) -> None:
+        """The call of `sample` ends with an error instead: nobody gets what was drawn since the last `weights`.
+
+        Those are to be drawn again as if they had not been; what the generator gave is spent.
+        """
         ...
 
     def priorities(self, td_error: Floats) -> Floats:

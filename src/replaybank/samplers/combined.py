@@ -41,6 +41,7 @@ class Combined:
         self._due = True  # whether this call of `sample` has not had its newest ones yet
         self._shares = (1, 1)  # what the last draw was made of: so many of the newest, of so many in all
         self._shape = (1, 1)  # the same of the last batch, before anything was drawn in another's place
+        self._before = self._shares, self._shape  # what they were before this call of `sample`
 
     def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
@@ -76,7 +77,7 @@ class Combined:
         sure = self._sure(n)
         ids, probabilities = self._sampler.draw(n - sure, rng) if sure < n else NONE_DRAWN
         if self._due:
-            self._shape = (sure, n)
+            self._before, self._shape = (self._shares, self._shape), (sure, n)
         self._due, self._shares = False, (sure, n)
         if not sure:
             return ids, probabilities
@@ -109,8 +110,15 @@ class Combined:
         return False
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        weights = self._sampler.weights(probabilities)
         self._due = True
-        return self._sampler.weights(probabilities)
+        return weights
+
+    def failed(self) -> None:
+        if not self._due:
+            self._shares, self._shape = self._before
+            self._due = True
+        self._sampler.failed()
 
     def priorities(self, td_error: Floats) -> Floats:
         return self._sampler.priorities(td_error)

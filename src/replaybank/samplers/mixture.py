@@ -125,6 +125,10 @@ class Mixture:
         self._samples += 1
         return weights
 
+    def failed(self) -> None:
+        for sampler in self._samplers:
+            sampler.failed()
+
     def priorities(self, td_error: Floats) -> Floats:
         """The TD errors themselves, once every part can make priorities of them: `update` lets each make its own."""
         for sampler in self._samplers:

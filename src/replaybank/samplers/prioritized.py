@@ -167,6 +167,9 @@ class Prioritized:
     def distinct(self) -> bool:
         return False
 
+    def failed(self) -> None:
+        pass  # a draw leaves no traces
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         beta = beta_at("Prioritized", self._beta, self._samples)
         smallest = math.nan  # the batch's own: also where every priority is 0, and only Combined has drawn

@@ -123,6 +123,9 @@ class RankPrioritized:
     def distinct(self) -> bool:
         return False
 
+    def failed(self) -> None:
+        pass  # a draw leaves no traces
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         beta = beta_at("RankPrioritized", self._beta, self._samples)
         size = len(self.window)

@@ -116,6 +116,9 @@ class Recent:
     def distinct(self) -> bool:
         return False
 
+    def failed(self) -> None:
+        pass  # a draw leaves no traces
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         self._samples += 1
         return ones(len(probabilities))

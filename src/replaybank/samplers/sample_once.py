@@ -21,8 +21,8 @@ class SampleOnce:
 
     What is added during an epoch joins it; what is overwritten leaves it. A batch at the end of an epoch goes on into
     the next one, and still holds no transition twice: those it has from the old epoch come later in the new one. More
-    than the buffer holds is refused (ValueError). What the view refuses counts as drawn, and so
-    does what a `sample` drew that then failed.
+    than the buffer holds is refused (ValueError). What the view refuses counts as drawn. What a `sample` drew that
+    then failed does not; where it had begun another epoch, that one begins anew.
 
     Weights are 1. `probabilities` are 1 / len(buffer): over all shuffles each draw of an epoch is each transition
     equally often (exactly so where nothing is added meanwhile). Priorities are ignored.
@@ -32,6 +32,7 @@ class SampleOnce:
 
     def __init__(self) -> None:
         self._window: Window | None = None
+        self._before: int | None = None  # how many to wait again if this call of `sample` fails; None: it drew nothing
 
     def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
@@ -72,9 +73,13 @@ class SampleOnce:
             raise ValueError(f"sample: expected at most {size} transitions without replacement, asked for {n}")
         uniforms, slots = rng.random(n), np.empty(n, np.int64)
         old = min(n, self.left)
+        if self._before is None:
+            self._before = self.left
         kernels.deck_deal(self._deck, 0, uniforms[:old], slots[:old])
         if old < n:
-            self._counts[WAITING] = size  # a new epoch; the `old` ones, which lie in front now, wait for later batches
+            self._before = self._counts[WAITING] = (
+                size  # a new epoch; the `old` ones, which lie in front now, wait for later batches
+            )
             kernels.deck_deal(self._deck, old, uniforms[old:], slots[old:])
         return window.oldest + (slots - window.oldest) % window.capacity, self.probability_of(slots)
 
@@ -89,7 +94,13 @@ class SampleOnce:
         return True
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
+        self._before = None
         return ones(len(probabilities))
+
+    def failed(self) -> None:
+        if self._before is not None:  # those that were dealt lie right behind those that wait
+            self._counts[WAITING] = min(self._before, len(self.window))
+            self._before = None
 
     def priorities(self, td_error: Floats) -> Floats:
         return magnitudes(td_error)[0]

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from replaybank.arguments import is_finite
+from replaybank.convert import is_finite
 
-# The value at a position: how many times `sample` was called before.
+# The value at a position: how many times `sample` was called before. It is asked in the middle of a call of the buffer,
+# and cannot call that in turn (RuntimeError).
 Schedule = Callable[[int], float]
 
 

@@ -55,6 +55,9 @@ class Uniform:
     def distinct(self) -> bool:
         return not self.replace
 
+    def failed(self) -> None:
+        pass  # a draw leaves no traces
+
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         return ones(len(probabilities))
 

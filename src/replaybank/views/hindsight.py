@@ -9,9 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.arguments import is_finite
 from replaybank.batch import Batch
-from replaybank.convert import as_field, require_finite
+from replaybank.convert import as_field, is_finite, require_finite
 from replaybank.rows import NEXT_OBS, Rows
 from replaybank.schema import Leaf, Node, Schema
 from replaybank.views.gather import Gather, Windows
@@ -41,7 +40,8 @@ class Hindsight:
     Where a goal was replaced (`relabeled`, bool [n]) the reward becomes `reward_fn(achieved, desired, info)`: the
     achieved goals of next_obs and the new desired ones, [m, ...], and `info`, a dict of their extra fields; it gives m
     finite rewards. `terminated` stays as it was recorded, unless `terminated_fn` (with the same arguments)
-    gives it, bool [m]. `discount` is gamma, 0 after termination. To find a later step takes time in proportion to how
+    gives it, bool [m]. Neither function can call the buffer (RuntimeError): it is in the middle of a call of its own.
+    `discount` is gamma, 0 after termination. To find a later step takes time in proportion to how
     far the segment's end is.
 
     Settings are fixed; to change them, give the buffer another view. Raises TypeError where a function is none, and
