@@ -180,6 +180,8 @@ def test_a_copy_and_another_checkpoint_are_of_their_own(tmp_path: Path) -> None:
         one.check_valid()
         assert one.read(np.arange(50, 150)).action.tolist() == list(range(50, 150))
     assert not list((tmp_path / "there").glob("*.bin"))
+    with pytest.raises(TypeError, match="save: expected a path"):
+        twin.save()
 
 
 def test_a_full_disk_is_an_error_and_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

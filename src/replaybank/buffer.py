@@ -758,7 +758,8 @@ class ReplayBuffer:
     def __getstate__(self) -> dict[str, Any]:
         """All of one instant. But the sampler stays the one that others may hold; `_instant` tells it what it was."""
         with self._lock:
-            state = {**self.__dict__, "_budget": None}
+            # A copy is in memory, and no folder is its own.
+            state = {**self.__dict__, "_budget": None, "_storage": None, "_saves": {}}
             for name in ("_rows", "_view", "_usage"):
                 if name in state:
                     state[name] = deepcopy(state[name])

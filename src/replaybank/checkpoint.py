@@ -28,9 +28,10 @@ from replaybank.arguments import cores
 from replaybank.files import ArrayReader, CheckpointError, Kinds, alone, fields_of, str_of, sync_folder
 from replaybank.held import Held
 from replaybank.kernels import Lock
+from replaybank.layout import STACK_LINKS
 from replaybank.manifest import BACKUP, FORMAT, MANIFEST, VERSION, joined, publish, read, refusing, split, sweep, tidy
 from replaybank.plain import lost, rebuilt
-from replaybank.rows import MAX_CAPACITY, NONE, STACK_LINKS, Rows
+from replaybank.rows import MAX_CAPACITY, NONE, Rows
 from replaybank.salvage import keep_whole
 from replaybank.schema import Schema
 from replaybank.snapshot import NO_IDS, Snapshot, Writer, longest_file, put_held

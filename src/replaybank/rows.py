@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from replaybank import kernels
 from replaybank.budget import Costs
 from replaybank.held import Held, Piece
-from replaybank.layout import LINKS, append_plan, offset_in, record_of
-from replaybank.layout import STACK_LINKS as STACK_LINKS
+from replaybank.layout import LINKS, STACK_LINKS, append_plan, offset_in, record_of
 from replaybank.pool import Pool, give_back
 from replaybank.schema import Leaf, Schema
 from replaybank.stacking import Stacking
@@ -120,7 +119,7 @@ class Rows:
 
     @property
     def start(self) -> int:
-        """Transitions with smaller ids were cleared away."""
+        """Transitions with smaller ids were dropped: cleared, or to keep to a budget."""
         return self._cursor.item(1)
 
     @property
@@ -224,7 +223,7 @@ class Rows:
         `streams` ([k]): what the writer's streams 0 … k - 1 are called here. `largest`: transitions that a message can
         hold. Gives how many transitions there were, -1 where the channel is damaged.
         """
-        self._warn(self.added + most + largest - self.capacity)
+        self._warn(self.added + max(most, largest) - self.capacity)
         if self.stack is not None:
             self._make_room(2 * max(most, largest))
         return kernels.channel_drain(self._store, self._plan, channel, streams, most)
