@@ -217,7 +217,7 @@ def test_interrupts_at_any_moment_leave_no_lock_and_no_thread(prefetch: int) -> 
 
     before = signal.signal(signal.SIGPROF, interrupt)
     try:
-        for _ in range(25):
+        for _ in range(12):
             batches = buffer.batches(N, prefetch=prefetch)
             with pytest.raises(KeyboardInterrupt):
                 update_for_ever(buffer, batches, float(dice.uniform(0.0005, 0.004)))

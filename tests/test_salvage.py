@@ -84,7 +84,7 @@ def readable(buffer: rb.ReplayBuffer) -> Any:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_comes_back_is_what_was_added_and_the_rest_is_counted(seed: int, tmp_path: Path) -> None:
     lost = 0
-    for trial in range(15):
+    for trial in range(8):
         rng = np.random.default_rng([seed, trial])
         streams, stacks = int(rng.integers(1, 4)), trial % 3 == 0
         view = rb.FrameStack(FRAMES) if stacks else rb.Transition()
@@ -124,7 +124,7 @@ def test_what_comes_back_is_what_was_added_and_the_rest_is_counted(seed: int, tm
         found.check_valid()
         found.save(folder)
         rb.ReplayBuffer.load(folder).check_valid()
-    assert lost > 50
+    assert lost > 20
 
 
 def test_most_comes_back_where_one_bit_is_wrong(tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ class Twins:
         return gone
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_it_is_the_buffer_in_memory_whatever_happens(seed: int, tmp_path: Path) -> None:
     crashes = gone = 0
-    for trial in range(12):
+    for trial in range(6):
         rng = np.random.default_rng([seed, trial])
         twins = Twins(rng, tmp_path / str(trial), stacks=trial % 3 == 0)
         for t in range(int(rng.integers(5, 250))):
@@ -113,7 +113,7 @@ def test_it_is_the_buffer_in_memory_whatever_happens(seed: int, tmp_path: Path) 
                 gone += twins.crash()
                 crashes += 1
         twins.files.check_valid()
-    assert crashes > 3
+    assert crashes > 1
     assert gone > 0
 
 
@@ -354,6 +354,7 @@ def test_files_that_are_made_while_a_save_waits_for_the_disk_are_no_error(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where another test has imported it
 def test_a_fork_changes_nothing_and_holds_nothing(tmp_path: Path) -> None:
     buffer = filled(tmp_path / "here")
     buffer.save()

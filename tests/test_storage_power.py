@@ -145,10 +145,10 @@ class Machine:
         (self.here / name).write_bytes(mixed[:size])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_what_the_disk_wrote_by_itself_changes_nothing(seed: int, tmp_path: Path) -> None:
     losses = gone = 0
-    for trial in range(8):
+    for trial in range(5):
         rng = np.random.default_rng([seed, trial])
         machine = Machine(rng, tmp_path / str(trial), stacks=trial % 2 == 0)
         saved = False
