@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Combined:
         window = attached_once(self._window, capacity)
         self._sampler.attach(capacity, lock)
         self._window = window
-        self._empty = self.state()  # to go back to
+        self._empty = deepcopy(self.state())  # to go back to; a window would hold all that it is one on
 
     @property
     def window(self) -> Window:

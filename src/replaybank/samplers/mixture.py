@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Mixture:
         for sampler in self._samplers:
             sampler.attach(capacity, lock)
         self._window = window
-        self._empty = self.state()  # to go back to
+        self._empty = deepcopy(self.state())  # to go back to; a window would hold all that it is one on
         self._lock = self._lock if lock is None else lock
 
     @property

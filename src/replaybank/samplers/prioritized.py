@@ -66,10 +66,16 @@ class Prioritized:
     def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
         self._lock = self._lock if lock is None else lock
+        self._plant(capacity)
+        self._window = window
+
+    def _plant(self, capacity: int) -> None:
+        """Empty trees; those that were there go first."""
+        for name in ("_raw", "_masses", "_smallest"):
+            self.__dict__.pop(name, None)
         self._raw = Tree(capacity, kernels.MAX)  # priorities
         self._masses = Tree(capacity, kernels.SUM)  # priority ** alpha
         self._smallest = Tree(capacity, kernels.MIN_POSITIVE) if self._weight_norm == "buffer" else None
-        self._window = window
 
     @property
     def window(self) -> Window:
@@ -218,17 +224,16 @@ class Prioritized:
         return {**window.state(), "samples": self._samples, "priorities": held}
 
     def restore(self, state: dict[str, Any]) -> None:
-        before, window, samples = self.window, self.window.restored(state), count(state, "samples")
+        window, samples = self.window.restored(state), count(state, "samples")
         held = priorities(state, window.used)
         _require_summable("state", held.max(initial=0.0), self._alpha)
         if any(held[run].any() for run in window.gaps()):
             raise ValueError("state: priorities must be 0 in slots that hold nothing")
-        end = max(before.used, window.used)
+        self._plant(window.capacity)  # a copy that was made while others went on may hold anything
         self._window, self._samples, self._newcomer = window, samples, (0.0, 0.0)
         self._raw.leaves[: window.used] = held
-        self._raw.leaves[window.used : end] = 0.0
         self._raw.build()
-        self._weigh(end)
+        self._weigh(window.used)
 
     @property
     def nbytes(self) -> int:

@@ -49,9 +49,15 @@ class RankPrioritized:
     def attach(self, capacity: int, lock: Lock | None = None) -> None:
         window = attached_once(self._window, capacity)
         self._lock = self._lock if lock is None else lock
+        self._plant(capacity)
+        self._window = window
+
+    def _plant(self, capacity: int) -> None:
+        """An empty order; the one that was there goes first."""
+        for name in ("_order", "_masses"):
+            self.__dict__.pop(name, None)
         self._order = Order(capacity)
         self._masses = Tree(capacity)  # of rank r, from 0 on: (r + 1) ** -alpha
-        self._window = window
 
     @property
     def window(self) -> Window:
@@ -156,7 +162,7 @@ class RankPrioritized:
     def restore(self, state: dict[str, Any]) -> None:
         window, samples = self.window.restored(state), count(state, "samples")
         held = priorities(state, window.used)
-        self.dropped(self.window.added)
+        self._plant(window.capacity)  # a copy that was made while others went on may hold anything
         self._window, self._samples = window, samples
         by_slot = self._order.by_slot
         by_slot[: window.used] = held
