@@ -84,7 +84,8 @@ def test_a_second_save_and_one_in_the_background(work: str, tmp_path: Path) -> N
     assert after["added"] - before["added"] == 2 * new
     assert after["updated"] - before["updated"] == new // 4 * 256
     found = worker.background()
-    assert all(0 < value <= found["seconds"] + 1 for value in found.values())
+    assert found["seconds"] > 0
+    assert min(found.values()) >= 0, "a save may end before another call begins"
     worker.turn()
 
 
