@@ -91,11 +91,11 @@ def save(
                 manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "token": token}
                 manifest |= _write_state(now, writer, folder, before)
                 rows = now.rows
-                in_place = rows is not None and rows.storage is not None and rows.storage.folder == folder
-                used = rows.used if rows is not None else None
-                if rows is not None and rows.storage is not None and in_place:
-                    rows.storage.settle(rows.oldest)
-                if rows is not None and not in_place:
+                storage = rows.storage if rows is not None else None
+                if rows is not None and storage is not None and storage.folder == folder:
+                    storage.settle(rows.oldest)
+                    files, manifest["rows"]["used"] = [], rows.used
+                elif rows is not None:
                     first, files = _where_to_begin(files, rows)
                     late = then_open[files[-1]["name"]] if files else NO_IDS
                     snapshot = Snapshot(rows, first, late, writer)
@@ -103,9 +103,8 @@ def save(
             if snapshot is not None:
                 snapshot.write_all(lock)
                 snapshot.end(lock)
-            elif rows is not None and rows.storage is not None:
-                files, manifest["rows"]["used"] = [], used
-                rows.storage.flush()
+            elif storage is not None:
+                storage.flush()
             manifest["files"] = files + writer.close()
             manifest["state"] = writer.state.close()
             publish(folder, manifest)

@@ -122,15 +122,14 @@ def joined(value: Any, state: ArrayReader, base: ArrayReader | None = None, dept
         return value
     if "$array" not in value:
         return {key: joined(child, state, base, depth + 1) for key, child in value.items()}
-    in_pages = value.get("in_pages") is True and base is not None
-    reader = base if in_pages and base is not None else state
+    reader = base if base is not None and value.get("in_pages") is True else state
     member = reader.members.get(value["$array"]) if isinstance(value["$array"], str) else None
     if member is None or not SIMPLE.fullmatch(member.dtype):
         raise CheckpointError(f"{reader.name}: {value['$array']!r:.99} is no array of it")
     with refusing():
         dtype = np.dtype(member.dtype)
-    if in_pages and base is not None:
-        return patched(member.name, dtype, state, base)
+    if reader is base:
+        return patched(member.name, dtype, state, reader)
     if len(member.shape) == 1:
         return state.mapped(member.name, dtype)  # what takes it up copies it: once is enough
     return state.read(member.name, dtype, len(member.shape))
