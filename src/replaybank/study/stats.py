@@ -22,6 +22,8 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 Array = npt.NDArray[np.float64]
+Sample = Sequence[float] | Array
+"""One value per run."""
 Statistic = Callable[..., Array]
 """A function of (values, axis) that takes one axis away, such as `mean`."""
 
@@ -118,7 +120,7 @@ def expanded(confidence: float, freedom: float, narrowing: float) -> float:
 
 
 def bootstrap_interval(
-    values: Sequence[float] | Array, statistic: Statistic = mean, *, confidence: float = 0.95, seed: int = 0
+    values: Sample, statistic: Statistic = mean, *, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     """Expanded percentile bootstrap over `values`, one per seed; the same `seed` gives the same interval.
 
@@ -132,7 +134,7 @@ def bootstrap_interval(
 
 
 def stratified_interval(
-    groups: Sequence[Sequence[float] | Array], statistic: Statistic = mean, *, confidence: float = 0.95, seed: int = 0
+    groups: Sequence[Sample], statistic: Statistic = mean, *, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     """`statistic` of all runs of all groups together, by the stratified bootstrap (Agarwal et al. 2021, section 4).
 
@@ -200,17 +202,15 @@ def _level(size: int, statistic: Statistic, confidence: float) -> float:
     return expanded(confidence, size - 1, size / (size - 1) if statistic is mean else 1.0)
 
 
-def paired_difference(
-    values: Sequence[float], reference: Sequence[float], *, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+def paired_difference(values: Sample, reference: Sample, *, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Mean of `values - reference`, seed by seed, with its bootstrap interval. Both in the same order of seeds."""
     ours, theirs = _paired(values, reference)
     return bootstrap_interval(ours - theirs, confidence=confidence, seed=seed)
 
 
 def ratio_interval(
-    values: Sequence[float],
-    reference: Sequence[float],
+    values: Sample,
+    reference: Sample,
     statistic: Statistic = mean,
     *,
     confidence: float = 0.95,
@@ -241,15 +241,13 @@ def ratio_interval(
     return _percentiles(estimate, ratios, level)
 
 
-def _paired(values: Sequence[float], reference: Sequence[float]) -> tuple[Array, Array]:
+def _paired(values: Sample, reference: Sample) -> tuple[Array, Array]:
     if len(values) != len(reference):
         raise ValueError(f"paired values need the same seeds: given {len(values)} and {len(reference)}")
     return np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
 
 
-def log_slope(
-    x: Sequence[float] | Array, y_by_seed: Sequence[Sequence[float]] | Array, *, confidence: float = 0.95, seed: int = 0
-) -> Interval:
+def log_slope(x: Sample, y_by_seed: Sequence[Sample] | Array, *, confidence: float = 0.95, seed: int = 0) -> Interval:
     """Slope of log y on log x: the exponent b of y = a x^b, by least squares through the medians over seeds.
 
     x: [points], positive, at least two different. y_by_seed: [seeds, points], positive. Whole seeds are resampled
@@ -276,8 +274,8 @@ def log_slope(
 
 
 def probability_of_improvement(
-    values: Sequence[float] | Sequence[Sequence[float]] | Array,
-    reference: Sequence[float] | Sequence[Sequence[float]] | Array,
+    values: Sample | Sequence[Sample],
+    reference: Sample | Sequence[Sample],
     *,
     confidence: float = 0.95,
 ) -> Interval:
@@ -304,8 +302,8 @@ def probability_of_improvement(
     return Interval(share, 1 - _upper_bound(1 - share, sizes, z), _upper_bound(share, sizes, z))
 
 
-def _by_task(values: Sequence[float] | Sequence[Sequence[float]] | Array) -> Sequence[Sequence[float]] | Array:
-    return cast(Array, [values]) if np.ndim(values[0]) == 0 else cast(Array, values)
+def _by_task(values: Sample | Sequence[Sample]) -> Sequence[Sample]:
+    return cast(Sequence[Sample], [values] if np.ndim(values[0]) == 0 else values)
 
 
 def _upper_bound(share: float, sizes: Sequence[tuple[int, int]], z: float) -> float:
@@ -326,9 +324,7 @@ def _upper_bound(share: float, sizes: Sequence[tuple[int, int]], z: float) -> fl
     return low
 
 
-def performance_profile(
-    values: Sequence[float] | Array, thresholds: Sequence[float] | Array, *, confidence: float = 0.95
-) -> tuple[Array, Array, Array]:
+def performance_profile(values: Sample, thresholds: Sample, *, confidence: float = 0.95) -> tuple[Array, Array, Array]:
     """Share of runs above each threshold, lower and upper bound, each [thresholds] (Agarwal et al. 2021, section 4.3).
 
     values: one per run, [runs] or [tasks, runs] of scores on one scale, pooled. The bounds are Wilson's, threshold by
