@@ -105,9 +105,11 @@ class _Lanes:
         self._rows = rows
         self._awaited: dict[int, list[int]] = {}  # by the first id of the next run: transitions and whole runs so far
         self._last: dict[int, list[int]] = {}  # by the id with which it ends
+        self._whole = 0
 
     def follow(self, runs: _Runs) -> None:
         """Goes on with the runs that end next, in the order of their last ids."""
+        self._whole += int(runs.whole.sum())
         if self._rows.streams == 1:
             return
         columns: list[Any] = [runs.first, runs.last, runs.length, runs.whole, runs.onward]
@@ -125,7 +127,7 @@ class _Lanes:
         rows = self._rows
         never = int((rows.newest == -1).sum())
         if rows.streams == 1:
-            return Streams(1, never, (len(rows),), None)
+            return Streams(1, never, (len(rows),), (self._whole,))
         newest = np.where(rows.newest < -1, -2 - rows.newest, rows.newest).tolist()
         found = [self._last.pop(last, [0, 0]) for last in newest]
         if self._last or self._awaited:

@@ -68,7 +68,7 @@ def distribution(values: NDArray[Any]) -> Distribution | None:
     finite = values[np.isfinite(values)]
     histogram = None
     if len(finite):
-        bins = Bins(finite.min().item(), finite.max().item(), whole=values.dtype.kind in "iu")
+        bins = Bins(finite.min().item(), finite.max().item(), whole=bool((finite == np.rint(finite)).all()))
         bins.add(finite)
         histogram = bins.histogram()
     with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 is told as not known

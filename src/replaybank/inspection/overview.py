@@ -46,7 +46,8 @@ def inspect(
         added = 0 if rows is None else rows.added
         size = 0 if rows is None else len(rows)
         fields: tuple[Field, ...] = ()
-        episodes, streams = NOTHING, Streams(buffer.streams, buffer.streams, (0,) * buffer.streams, None)
+        nobody = (0,) * buffer.streams
+        episodes, streams = NOTHING, Streams(buffer.streams, buffer.streams, nobody, nobody)
         use: Use | None = None
         ranked: list[Priorities] | None = None
         effective = None
@@ -110,8 +111,8 @@ def _notes(
     for field in fields:
         where = field.name if field.kind != "older frame" else f"{field.name} (older frames)"
         if field.nan or field.infinite:
-            bad = f"{field.nan} NaN and {field.infinite} infinite values, first in transition {field.first_bad}"
-            said.append(f"{where} holds {bad}")
+            bad = [f"{field.nan} NaN"] * (field.nan > 0) + [f"{field.infinite} infinite values"] * (field.infinite > 0)
+            said.append(f"{where} holds {' and '.join(bad)}, first in transition {field.first_bad}")
         if field.kind == "transition" and size > 1 and field.constant and field.name not in ("terminated", "truncated"):
             all_of = field.constant == field.components
             said.append(

@@ -141,7 +141,7 @@ class Age:
 class Use:
     """What became of transitions. `calls`: of `sample`, ever; `never_sampled`: the share of what is here, from 0 to 1.
 
-    `oldest`, `median`, `newest`: in the order in which they came. `slices`: the first ids of equal parts of what is
+    `oldest`, `middle`, `newest`: in the order in which they came. `slices`: the first ids of equal parts of what is
     here, oldest first, and `never_sampled_by_slice` the share in each.
     """
 
@@ -149,7 +149,7 @@ class Use:
     sampled: int
     never_sampled: float
     oldest: Age
-    median: Age
+    middle: Age
     newest: Age
     slices: tuple[int, ...]
     never_sampled_by_slice: tuple[float, ...]

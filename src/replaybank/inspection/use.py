@@ -54,7 +54,7 @@ def use_of(rows: Rows, usage: Usage, sampled: int) -> Use:
         sampled=sampled,
         never_sampled=float(never.sum() / len(rows)),
         oldest=_age(rows, usage, oldest),
-        median=_age(rows, usage, (oldest + added - 1) // 2),
+        middle=_age(rows, usage, (oldest + added - 1) // 2),
         newest=_age(rows, usage, added - 1),
         slices=tuple(bounds.tolist()),
         never_sampled_by_slice=tuple((never / np.diff(bounds, append=added)).tolist()),
