@@ -98,6 +98,12 @@ def _memory(buffer: ReplayBuffer, rows: Rows | None, fields: Sequence[Field]) ->
     return Memory(transitions, links, tails, older, rows.costs.streams, sampler, buffer._usage.nbytes)
 
 
+def _places(field: Field) -> str:
+    """Where the first of the constant components are."""
+    shown = [str(list(index)) for index in field.constant_at[:3]]
+    return ", ".join(shown + ["…"] * (field.constant > len(shown)))
+
+
 def _notes(
     size: int,
     fields: Sequence[Field],
@@ -118,7 +124,7 @@ def _notes(
             said.append(
                 f"{where} never changes"
                 if all_of
-                else f"{where}: {field.constant} of {field.components} components never change"
+                else f"{where}: {field.constant} of {field.components} components never change: {_places(field)}"
             )
     if size and not episodes.whole.runs:
         said.append("no episode is whole, from its first step to its end: nothing is known of lengths and returns")

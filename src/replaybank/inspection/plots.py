@@ -12,6 +12,7 @@ from replaybank.inspection.tables import distributions, label, number
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito; dashes and hatches tell them apart, too
 MOST_FIELDS = 60  # histograms of fields on a page
+APART = 12  # so few bars stand apart
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _bars(histogram: Histogram) -> dict[str, Any]:
     return {
         "type": "bar",
         "x": [low / 2 + high / 2 for low, high in pairwise(edges)],
-        "width": [high - low for low, high in pairwise(edges)],
+        "width": [(high - low) * (0.9 if len(edges) <= APART else 1) for low, high in pairwise(edges)],
         "y": list(histogram.counts),
         "text": ranges,
         "textposition": "none",
@@ -85,7 +86,8 @@ def _priorities(one: Priorities, histogram: Histogram) -> Plot:
         _steps(histogram.edges, shares, "of transitions", BLUE, "solid"),
         _steps(histogram.edges, one.draws, "of draws", ORANGE, "dash"),
     ]
-    layout = _Axes("priority", "share", {"legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"}}).layout()
+    more = {"legend": {"orientation": "h", "y": 1, "yanchor": "bottom"}, "margin": {"l": 60, "r": 15, "t": 60, "b": 50}}
+    layout = _Axes("priority", "share", more).layout()
     layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
     layout["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
     return Plot("Priorities", data, layout, "Where draws lie above transitions, these are drawn more often.")
@@ -109,6 +111,7 @@ def _by_age(one: Priorities, use: Use) -> Plot:
 
 def _streams(transitions: Sequence[int]) -> Plot:
     bars = {"type": "bar", "x": list(range(len(transitions))), "y": list(transitions), "marker": {"color": BLUE}}
+    bars["width"] = 0.9
     bars["hovertemplate"] = "stream %{x}: %{y}<extra></extra>"
     return Plot("Streams", [bars], _Axes("stream", "transitions").layout())
 
@@ -119,5 +122,8 @@ def _fields(found: Inspection) -> list[Plot]:
         for at, histogram in enumerate(of.histograms):
             if histogram is not None:
                 name = label(of) + (f" [{at}]" if of.components > 1 else "")
-                plots.append(Plot(name, [_bars(histogram)], _Axes(name, "transitions").layout()))
+                layout = _Axes(name, "transitions").layout()
+                if of.dtype == "bool":
+                    layout["xaxis"] |= {"tickvals": [0, 1], "ticktext": ["False", "True"]}
+                plots.append(Plot(name, [_bars(histogram)], layout))
     return plots[:MOST_FIELDS]

@@ -76,7 +76,8 @@ def span(seconds: float) -> str:
 
 def _overview(found: Inspection) -> Table:
     gone = [f"{number(found.overwritten)} overwritten"] + [f"{number(found.cleared)} cleared"] * (found.cleared > 0)
-    rows = [
+    rows = [("folder", found.source)] if found.source is not None else []
+    rows += [
         ("transitions", f"{number(found.size)} of {number(found.capacity)}"),
         ("added", f"{number(found.added)}, of which {', '.join(gone)}"),
         ("streams", number(found.streams.count)),
@@ -87,7 +88,7 @@ def _overview(found: Inspection) -> Table:
         rows.append(("storage", found.storage))
     if found.max_bytes is not None:
         rows.append(("max_bytes", f"{size_of(found.max_bytes)} ({number(found.max_bytes)})"))
-    return Table(found.source or "A buffer in memory", ("", ""), tuple(rows), 0)
+    return Table("Buffer", ("", ""), tuple(rows), 0)
 
 
 def _memory(found: Inspection) -> Table:
@@ -145,9 +146,7 @@ def label(field: Field) -> str:
 def _constant(field: Field) -> str:
     if field.constant in (0, field.components):
         return "all" if field.constant else "no"
-    at = ", ".join(str(list(index)) for index in field.constant_at[:3])
-    more = ", …" if field.constant > 3 else ""
-    return f"{number(field.constant)} of {number(field.components)}: {at}{more}"
+    return f"{number(field.constant)} of {number(field.components)}"
 
 
 def _episodes(found: Inspection) -> Table:
@@ -236,7 +235,6 @@ def _top(one: Priorities) -> list[Table]:
         (
             str(of.id),
             number(of.priority),
-            share(of.probability),
             f"{of.likely:.3g}×",
             UNKNOWN if of.age is None else number(of.age.added),
             UNKNOWN if of.sampled is None else "yes" if of.sampled else "no",
@@ -247,9 +245,9 @@ def _top(one: Priorities) -> list[Table]:
         )
         for of in one.top
     )
-    columns = ("id", "priority", "P", "uniform", "added since", "drawn", "step", "action", "reward", "end")
-    note = "P: probability of one draw; uniform: how many times as likely as then. step: in its episode, from 0 on."
-    return [Table(f"The top {len(rows)} transitions by priority", columns, rows, 10, note)]
+    columns = ("id", "priority", "uniform", "added since", "drawn", "step", "action", "reward", "end")
+    note = "uniform: how many times as likely as with uniform draws; step: in its episode, from 0 on."
+    return [Table(f"The top {len(rows)} transitions by priority", columns, rows, 9, note)]
 
 
 def _plain(value: Any) -> str:
@@ -259,4 +257,4 @@ def _plain(value: Any) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) if shape else "one number"
+    return "×".join(map(str, shape)) if shape else "scalar"
