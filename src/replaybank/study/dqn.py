@@ -313,6 +313,7 @@ def train(
     buffers = [memory.make_buffer(settings, seed) for seed in seeds]
     batch_size = memory.batch_size(settings)
     losses: Sequence[float] = ()
+    told = dict.fromkeys(seeds, 0)
 
     for step in range(steps):
         epsilon = epsilon_at(step, steps, config)
@@ -327,6 +328,11 @@ def train(
                 buffer.update_priorities(batch.indices, td_error)
 
         if track and ((step + 1) % report_period == 0 or step + 1 == steps):
+            for environment in environments:
+                for episode in environment.episodes[told[environment.seed] :]:
+                    track.scalar(episode.seed, "charts/episodic_return", episode.episode_return, episode.step)
+                    track.scalar(episode.seed, "charts/episodic_length", episode.length, episode.step)
+                told[environment.seed] = len(environment.episodes)
             for seed, loss in zip(seeds, losses, strict=bool(losses)):
                 track.scalar(seed, "losses/td_loss", loss, step + 1)
             track.progress(step + 1)
