@@ -1,4 +1,4 @@
-"""The Blind Cliffwalk of Schaul et al. 2016 (sec. 3.1, app. B.1): the walk, its memory, and Q-learning on what is drawn.
+"""The Blind Cliffwalk of Schaul et al. 2016 (sec. 3.1, app. B.1): the walk, its memory, and Q-learning on its replay.
 
 A pair of state s and action a is the number 2 s + a. The walk is deterministic, so a pair says all that a transition
 holds, and the memory's 2^(n+1) - 2 transitions are 2 n different ones: the pair of state s is there 2^(n-1-s) times.
@@ -6,6 +6,7 @@ holds, and the memory's 2^(n+1) - 2 transitions are 2 n different ones: the pair
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 import replaybank as rb
 from replaybank.samplers.base import Sampler
+from replaybank.study import SettingError
 
 Array = npt.NDArray[np.float64]
 
@@ -44,7 +46,7 @@ class Cliffwalk:
     @property
     def transitions(self) -> int:
         """How many transitions all 2^n sequences of actions have, each executed to its end: 2^(n+1) - 2."""
-        return 2 ** (self.states + 1) - 2
+        return (2 << self.states) - 2
 
     def right(self, state: int) -> int:
         """The pair of a state and its right action."""
@@ -89,10 +91,30 @@ class Cliffwalk:
         return buffer
 
 
+def check_walk(fewest: int, most: int, step_size: float, scale: float, mse: float) -> None:
+    """Raise SettingError for sizes of a walk, or a learner on it, that cannot be."""
+    if not 2 <= fewest <= most <= 20:
+        raise SettingError(
+            f"--fewest-states, --most-states: expected 2 <= fewest <= most <= 20, given {fewest}, {most}"
+        )
+    if not 0 < step_size <= 1:
+        raise SettingError(f"--step-size: expected above 0 and at most 1, given {step_size}")
+    if not (0 < scale < math.inf):
+        raise SettingError(f"--scale: expected a number above 0 (greedy replay needs random values), given {scale}")
+    if not (0 < mse < math.inf):
+        raise SettingError(f"--mse: expected a number above 0, given {mse}")
+
+
+def generators(seed: int, states: int) -> tuple[np.random.Generator, np.random.Generator]:
+    """Of a walk in a run: one for the initial weights, one for the memory and its draws; the same for every sampler."""
+    weights, memory = np.random.default_rng([seed, states]).spawn(2)
+    return weights, memory
+
+
 def pairs_of(buffer: rb.ReplayBuffer) -> list[int]:
     """By id the pair of every transition of a walk's memory."""
-    pairs: npt.NDArray[np.int64] = 2 * buffer.field("obs") + buffer.field("action")
-    return pairs.tolist()
+    pairs: list[int] = (2 * buffer.field("obs") + buffer.field("action")).tolist()
+    return pairs
 
 
 class Learner(Protocol):
@@ -189,7 +211,7 @@ class Linear:
         return self._change(pair, self._step_size * self._td_error(pair))
 
     def values(self) -> Array:
-        return np.array(self._theta) + np.tile(self._bias, self._states)
+        return np.add(self._theta, self._bias * self._states, dtype=np.float64)
 
 
 def replay(
