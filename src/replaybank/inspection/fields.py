@@ -125,6 +125,8 @@ class _Tally:
 
     def bins(self) -> list[Bins | None]:
         """Bins for each component: for the finite values of those that change."""
+        if self._low is None:
+            return [None] * self.components
         found: list[Bins | None] = []
         for at, same in enumerate(self._constant()):
             low, high = self._range(at)

@@ -56,7 +56,8 @@ def _edges(low: float, high: float, log: bool) -> NDArray[np.float64]:
     if log:
         edges = np.exp(np.linspace(math.log(low), math.log(high), BINS + 1))
     else:
-        edges = low + (high / BINS - low / BINS) * np.arange(BINS + 1)  # their difference may be beyond float64
+        part = np.linspace(0.0, 1.0, BINS + 1)
+        edges = low * (1.0 - part) + high * part  # the difference of the ends may be beyond float64
     edges[[0, -1]] = low, high
     return np.unique(np.clip(edges, low, high))
 

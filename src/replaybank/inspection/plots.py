@@ -110,7 +110,12 @@ def _by_age(one: Priorities, use: Use) -> Plot:
 
 
 def _streams(transitions: Sequence[int]) -> Plot:
-    bars = {"type": "bar", "x": list(range(len(transitions))), "y": list(transitions), "marker": {"color": BLUE}}
+    bars: dict[str, Any] = {
+        "type": "bar",
+        "x": list(range(len(transitions))),
+        "y": list(transitions),
+        "marker": {"color": BLUE},
+    }
     bars["width"] = 0.9
     bars["hovertemplate"] = "stream %{x}: %{y}<extra></extra>"
     return Plot("Streams", [bars], _Axes("stream", "transitions").layout())
