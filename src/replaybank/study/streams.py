@@ -1,0 +1,148 @@
+"""One agent's stream, learned from by several learners at once, and looked at on the way.
+
+One learner acts; every learner, with weights of its own that begin alike, learns from the same transitions through its
+own memory (an agent and its passive tandem: Ostrovski et al. 2021). So learners differ in what they draw from a stream
+and not in the stream. At some steps training halts for a look at the stream and at what each learner knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+import replaybank as rb
+from replaybank.study import dqn
+from replaybank.study.dqn import DQNConfig, Environment, Learner
+from replaybank.study.memories import MEMORIES, BufferSettings, Memory
+
+Floats = npt.NDArray[np.float32]
+
+LEARNERS: dict[str, Memory] = {
+    "online": MEMORIES["online"],
+    "single": Memory(
+        "single", "one transition drawn from everything (batch 1)", MEMORIES["uniform"].make_buffer, lambda settings: 1
+    ),
+    "recent": MEMORIES["recent"],
+    "uniform": MEMORIES["uniform"],
+}
+"""Batch 1 or a whole one, by the latest or by all experience: 2 x 2."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """All that one seed's agent has lived through, oldest first: n transitions."""
+
+    obs: Floats
+    action: npt.NDArray[np.int64]
+    reward: Floats
+    discount: Floats
+    next_obs: Floats
+    terminated: npt.NDArray[np.bool_]
+    episode: npt.NDArray[np.int64]
+    """[n]: number of the episode"""
+    draw: Callable[[int], npt.NDArray[np.int64]]
+    """so many ids, drawn uniformly from all"""
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A moment of training in lock step: after `step` steps, of the seed at place `place`."""
+
+    step: int
+    place: int
+    past: Past
+    learners: dict[str, Learner]
+
+    def parameters(self, name: str) -> list[Floats]:
+        """The weights [in, out] and biases [1, out] of a learner's network."""
+        return [parameter.detach()[self.place].numpy() for parameter in self.learners[name].online]
+
+    @torch.no_grad()
+    def values_and_targets(self, name: str) -> tuple[Floats, Floats]:
+        """What a learner's network says of every transition, Q(obs, action) and its TD target, both [n]."""
+        learner, past = self.learners[name], self.past
+        online, target = (
+            [parameter.detach()[self.place, None] for parameter in network]
+            for network in (learner.online, learner.target)
+        )
+        obs, next_obs, reward, discount = (
+            torch.from_numpy(array)[None] for array in (past.obs, past.next_obs, past.reward, past.discount)
+        )
+        action = torch.from_numpy(past.action)[None, :, None]
+        values: Tensor = dqn.q_values(online, obs).gather(2, action)[0, :, 0]
+        targets = dqn.td_target(reward, discount, next_obs, online, target, learner.config.double)[0]
+        return values.numpy(), targets.numpy()
+
+
+def look_updates(updates: int, looks: int, target_period: int) -> list[int]:
+    """After which of so many `updates` to look: evenly, up to the end, in the middle between two target copies.
+
+    Right after a copy the TD error is another one than right before it; in the middle it is a typical one.
+    """
+    copies = [updates * k // looks // target_period for k in range(1, looks + 1)]
+    return [copy * target_period - target_period // 2 for copy in copies]
+
+
+def live(
+    env_id: str, seeds: Sequence[int], steps: int, config: DQNConfig, actor: str, names: Sequence[str], looks: int
+) -> Iterator[Look | list[Environment]]:
+    """Train the learners `names` on the streams of `actor`, one of them; yield a look at each seed at each moment.
+
+    What a seed fixes is what it fixes in dqn.train, so runs of different actors with the same seed are pairs: up to
+    the first update they live through the same. At the end yields the environments with their episodes.
+    """
+    environments = [Environment(env_id, seed, steps) for seed in seeds]
+    sizes = (environments[0].obs.size, *config.hidden, environments[0].actions)
+    updates = config.updates(steps)
+    settings = BufferSettings(config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, updates)
+    learners = {name: Learner(config, dqn.initial_parameters(sizes, seeds)) for name in names}
+    buffers = {name: [LEARNERS[name].make_buffer(settings, seed) for seed in seeds] for name in names}
+    sizes_drawn = {name: LEARNERS[name].batch_size(settings) for name in names}
+    streams = [rb.ReplayBuffer(steps, view=rb.Transition(gamma=config.gamma), seed=[seed, 2]) for seed in seeds]
+    moments = set(look_updates(updates, looks, config.target_period))
+
+    for step in range(steps):
+        epsilon = dqn.epsilon_at(step, steps, config)
+        greedy = learners[actor].greedy_actions(np.stack([environment.obs for environment in environments]))
+        for environment, stream, action in zip(environments, streams, greedy.tolist(), strict=True):
+            environment.step(action, epsilon, stream)
+        newest = [stream.read([step]) for stream in streams]
+        for name in names:
+            for buffer, new in zip(buffers[name], newest, strict=True):
+                buffer.add(
+                    new.obs[0], new.action[0], new.reward[0], new.next_obs[0], new.terminated[0], new.truncated[0]
+                )
+
+        if config.is_update(step):
+            rate = dqn.learning_rate_at(step, steps, config)
+            for name, learner in learners.items():
+                learner.update([buffer.sample(sizes_drawn[name]) for buffer in buffers[name]], rate)
+            if learners[actor].updates in moments:
+                for place, stream in enumerate(streams):
+                    yield Look(step + 1, place, past_of(stream), learners)
+    yield environments
+
+
+def past_of(stream: rb.ReplayBuffer) -> Past:
+    """All transitions of a buffer that has lost none."""
+    all_ids = np.arange(len(stream))
+    batch = stream.read(all_ids)
+    ended = (batch.terminated | batch.truncated).astype(np.int64)
+    return Past(
+        obs=batch.obs,
+        action=batch.action,
+        reward=batch.reward,
+        discount=batch.discount,
+        next_obs=batch.next_obs,
+        terminated=batch.terminated,
+        episode=np.cumsum(ended) - ended,
+        draw=lambda count: stream.sample(count).indices,
+    )
