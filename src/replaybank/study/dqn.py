@@ -11,9 +11,9 @@ Schaul et al. 2016 (importance weights, alg. 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,8 @@ from torch import Tensor
 
 import replaybank as rb
 from replaybank.study import SettingError
-from replaybank.study.arms import Arm, BufferSettings
+from replaybank.study.base import Record, Track
+from replaybank.study.memories import BufferSettings, Memory
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -289,19 +290,19 @@ def _float32(obs: object) -> FloatArray:
 
 
 def train(
-    arm: Arm,
+    memory: Memory,
     env_id: str,
     seeds: Sequence[int],
     steps: int,
     config: DQNConfig,
-    report: Callable[[Progress], None] = lambda progress: None,
+    track: Track | None = None,
     report_period: int = 100,
-) -> list[Episode]:
+) -> dict[int, Record]:
     """Train one agent per seed for `steps` environment steps each; the episodes that ended, seed by seed.
 
     A seed fixes the initial weights, the environment's random numbers, the exploration's and the buffer's, and none of
-    them depends on the arm: runs of different arms with the same seed are a pair.
-    `report` hears what is new every `report_period` steps; what it raises ends the training.
+    them depends on the memory: runs of different memories with the same seed are a pair.
+    `track` hears what is new every `report_period` steps; what it raises ends the training.
     """
     environments = [Environment(env_id, seed, steps) for seed in seeds]
     sizes = (environments[0].obs.size, *config.hidden, environments[0].actions)
@@ -309,10 +310,9 @@ def train(
     settings = BufferSettings(
         config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, max(1, config.updates(steps))
     )
-    buffers = [arm.make_buffer(settings, seed) for seed in seeds]
-    batch_size = arm.batch_size(settings)
+    buffers = [memory.make_buffer(settings, seed) for seed in seeds]
+    batch_size = memory.batch_size(settings)
     losses: Sequence[float] = ()
-    told = [0] * len(seeds)
 
     for step in range(steps):
         epsilon = epsilon_at(step, steps, config)
@@ -326,9 +326,18 @@ def train(
             for buffer, batch, td_error in zip(buffers, batches, td_errors, strict=True):
                 buffer.update_priorities(batch.indices, td_error)
 
-        if (step + 1) % report_period == 0 or step + 1 == steps:
-            news = [environment.episodes[start:] for environment, start in zip(environments, told, strict=True)]
-            told = [len(environment.episodes) for environment in environments]
-            report(Progress(step + 1, tuple(chain.from_iterable(news)), tuple(losses)))
+        if track and ((step + 1) % report_period == 0 or step + 1 == steps):
+            for seed, loss in zip(seeds, losses, strict=bool(losses)):
+                track.scalar(seed, "losses/td_loss", loss, step + 1)
+            track.progress(step + 1)
 
-    return list(chain.from_iterable(environment.episodes for environment in environments))
+    return {environment.seed: {"episodes": as_columns(environment.episodes)} for environment in environments}
+
+
+def as_columns(episodes: Sequence[Episode]) -> dict[str, list[float]]:
+    """The episodes' last step, return and length, a list each."""
+    return {
+        "step": [e.step for e in episodes],
+        "return": [e.episode_return for e in episodes],
+        "length": [e.length for e in episodes],
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -99,3 +100,9 @@ def _plain(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=PALE, linewidth=0.6)
     ax.set_axisbelow(True)
+
+
+def save(figure: Figure, folder: Path, stem: str) -> None:
+    """`stem`.png and `stem`.svg."""
+    for ending in ("png", "svg"):
+        figure.savefig(folder / f"{stem}.{ending}", dpi=150)
