@@ -91,44 +91,57 @@ def look_updates(updates: int, looks: int, target_period: int) -> list[int]:
     return [copy * target_period - target_period // 2 for copy in copies]
 
 
-def live(
-    env_id: str, seeds: Sequence[int], steps: int, config: DQNConfig, actor: str, names: Sequence[str], looks: int
-) -> Iterator[Look | list[Environment]]:
-    """Train the learners `names` on the streams of `actor`, one of them; yield a look at each seed at each moment.
+class Life:
+    """The learners `names` on the streams of `actor`, one of them: a stream and a network of each for every seed.
 
-    What a seed fixes is what it fixes in dqn.train, so runs of different actors with the same seed are pairs: up to
-    the first update they live through the same. At the end yields the environments with their episodes.
+    What a seed fixes is what it fixes in dqn.train, so lives of different actors with the same seed are pairs: up to
+    the first update they are the same.
     """
-    environments = [Environment(env_id, seed, steps) for seed in seeds]
-    sizes = (environments[0].obs.size, *config.hidden, environments[0].actions)
-    updates = config.updates(steps)
-    settings = BufferSettings(config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, updates)
-    learners = {name: Learner(config, dqn.initial_parameters(sizes, seeds)) for name in names}
-    buffers = {name: [LEARNERS[name].make_buffer(settings, seed) for seed in seeds] for name in names}
-    sizes_drawn = {name: LEARNERS[name].batch_size(settings) for name in names}
-    streams = [rb.ReplayBuffer(steps, view=rb.Transition(gamma=config.gamma), seed=[seed, 2]) for seed in seeds]
-    moments = set(look_updates(updates, looks, config.target_period))
 
-    for step in range(steps):
-        epsilon = dqn.epsilon_at(step, steps, config)
-        greedy = learners[actor].greedy_actions(np.stack([environment.obs for environment in environments]))
-        for environment, stream, action in zip(environments, streams, greedy.tolist(), strict=True):
-            environment.step(action, epsilon, stream)
-        newest = [stream.read([step]) for stream in streams]
-        for name in names:
-            for buffer, new in zip(buffers[name], newest, strict=True):
-                buffer.add(
-                    new.obs[0], new.action[0], new.reward[0], new.next_obs[0], new.terminated[0], new.truncated[0]
-                )
+    def __init__(
+        self, env_id: str, seeds: Sequence[int], steps: int, config: DQNConfig, actor: str, names: Sequence[str]
+    ) -> None:
+        self.steps, self.config = steps, config
+        self.environments = [Environment(env_id, seed, steps) for seed in seeds]
+        first = self.environments[0]
+        sizes = (first.obs.size, *config.hidden, first.actions)
+        settings = BufferSettings(
+            config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, config.updates(steps)
+        )
+        self.learners = {name: Learner(config, dqn.initial_parameters(sizes, seeds)) for name in names}
+        self.buffers = {name: [LEARNERS[name].make_buffer(settings, seed) for seed in seeds] for name in names}
+        self.batch_sizes = {name: LEARNERS[name].batch_size(settings) for name in names}
+        view = rb.Transition(gamma=config.gamma)
+        self.streams = [rb.ReplayBuffer(steps, view=view, seed=[seed, 2]) for seed in seeds]
+        self.actor = self.learners[actor]
 
-        if config.is_update(step):
-            rate = dqn.learning_rate_at(step, steps, config)
-            for name, learner in learners.items():
-                learner.update([buffer.sample(sizes_drawn[name]) for buffer in buffers[name]], rate)
-            if learners[actor].updates in moments:
-                for place, stream in enumerate(streams):
-                    yield Look(step + 1, place, past_of(stream), learners)
-    yield environments
+    def looks(self, count: int, report: Callable[[int], None]) -> Iterator[Look]:
+        """Train for all steps, and halt so many times for a look at every seed. `report` hears of the steps done."""
+        moments = set(look_updates(self.config.updates(self.steps), count, self.config.target_period))
+        for step in range(self.steps):
+            self._act(step)
+            if self.config.is_update(step):
+                self._learn(step)
+                if self.actor.updates in moments:
+                    for place, stream in enumerate(self.streams):
+                        yield Look(step + 1, place, past_of(stream), self.learners)
+            if (step + 1) % 100 == 0 or step + 1 == self.steps:
+                report(step + 1)
+
+    def _act(self, step: int) -> None:
+        epsilon = dqn.epsilon_at(step, self.steps, self.config)
+        greedy = self.actor.greedy_actions(np.stack([environment.obs for environment in self.environments])).tolist()
+        for place, stream in enumerate(self.streams):
+            self.environments[place].step(greedy[place], epsilon, stream)
+            new = stream.read([step])
+            values = [new[name][0] for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated")]
+            for buffers in self.buffers.values():
+                buffers[place].add(*values)
+
+    def _learn(self, step: int) -> None:
+        learning_rate = dqn.learning_rate_at(step, self.steps, self.config)
+        for name, learner in self.learners.items():
+            learner.update([buffer.sample(self.batch_sizes[name]) for buffer in self.buffers[name]], learning_rate)
 
 
 def past_of(stream: rb.ReplayBuffer) -> Past:
