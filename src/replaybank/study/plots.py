@@ -19,12 +19,19 @@ from replaybank.study.stats import Interval
 Array = npt.NDArray[np.float64]
 
 # Okabe and Ito's palette, told apart with any common colour blindness; line styles tell the arms apart in print.
-COLOURS = {"online": "#D55E00", "recent": "#E69F00", "uniform": "#0072B2", "prioritized": "#009E73"}
+COLOURS = {
+    "online": "#D55E00",
+    "recent": "#E69F00",
+    "uniform": "#0072B2",
+    "prioritized": "#009E73",
+    "single": "#CC79A7",
+}
 LINES: dict[str, Literal["-"] | tuple[float, tuple[float, ...]]] = {
     "online": "-",
     "recent": (0, (5, 1.5)),
     "uniform": "-",
     "prioritized": (0, (1, 1)),
+    "single": (0, (3, 1, 1, 1)),
 }
 INK, PALE = "#222222", "#DDDDDD"
 
