@@ -8,7 +8,7 @@ from typing import Any
 from replaybank.study import SettingError
 from replaybank.study.base import Study
 
-NAMES = ("compare",)
+NAMES = ("compare", "capacity", "nstep")
 
 
 def study(name: str) -> Study[Any]:

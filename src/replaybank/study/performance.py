@@ -124,7 +124,7 @@ def contrast(
     seeds = sorted(set.intersection(*(set(by_seed) for by_seed in measured.values())))
     if not seeds:
         return None
-    sums = [sum(weight * measured[name][seed] for name, weight in weights.items()) for seed in seeds]
+    sums = [round(sum(w * measured[name][seed] for name, w in weights.items()), 9) for seed in seeds]  # 0 is to be 0
     return Contrast(stats.bootstrap_interval(sums, confidence=confidence), len(seeds))
 
 
@@ -145,25 +145,30 @@ def table(
     reference: str,
     measures: Sequence[Measure] = ("final_returns",),
     confidence: float = 0.95,
+    middle: bool = True,
 ) -> Table:
-    """One row per condition, intervals below their estimates; in the last columns the differences to the reference."""
-    columns = ["arm", "final\nreturn\nmean", "final\nreturn\nIQM", "area\nunder\ncurve"]
+    """One row per condition, intervals below their estimates; in the last columns the differences to the reference.
+
+    middle: whether there is a column of interquartile means.
+    """
+    columns = ["arm", "final\nreturn\nmean", *["final\nreturn\nIQM"] * middle, "area\nunder\ncurve"]
     if threshold is not None:
         columns.append(f"seeds:\nreached {threshold:g} /\nended there")
     for measure in measures:
-        of = {"final_returns": "", "areas": " (area)"}[measure]
-        columns.append(f"paired\ndifference{of}\nto {reference}")
+        difference_of = {"final_returns": "difference", "areas": "area: diff."}[measure]
+        columns.append(f"paired\n{difference_of}\nto {reference}")
     rows = []
     for name, arm in found.items():
         counts = [f"{arm.reached} / {arm.ended} of {arm.seeds}"] if threshold is not None else []
         pairs = [difference(found, name, reference, measure, confidence) for measure in measures]
         shown = [cell(pair.interval, sign="+") if pair and name != reference else "" for pair in pairs]
-        rows.append((name, cell(arm.mean), cell(arm.interquartile_mean), cell(arm.area), *counts, *shown))
+        middles = [cell(arm.interquartile_mean)] * middle
+        rows.append((name, cell(arm.mean), *middles, cell(arm.area), *counts, *shown))
     return Table(title, tuple(columns), tuple(rows))
 
 
 def notes(threshold: float | None) -> list[str]:
-    """What the columns of `table` mean."""
+    """What is paired, and what the columns of `table` mean."""
     said = [
         "Paired seeds: the same initial weights, environment seeds and exploration dice in every arm.",
         "Final return: mean over the training episodes (epsilon-greedy) that end in the last 20% of steps, per seed.",
@@ -176,6 +181,19 @@ def notes(threshold: float | None) -> list[str]:
             "Ended there: final return at least that."
         )
     return said
+
+
+def joint(comparisons: int) -> float:
+    """The level of each of so many intervals at which all of them hold together with 95% (Bonferroni)."""
+    return 1 - 0.05 / max(1, comparisons)
+
+
+def joint_note(comparisons: int) -> str:
+    """What `joint` means for the differences of `table`."""
+    return (
+        f"Paired differences: each interval at {joint(comparisons):.2%}, so that all {comparisons} of a column hold "
+        "together with 95% (Bonferroni)."
+    )
 
 
 def rows(found: Mapping[str, Performance], labels: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -218,6 +236,11 @@ def plain(found: Performance, threshold: float | None) -> dict[str, Any]:
 def plain_interval(interval: Interval) -> dict[str, float | None]:
     """An interval as plain values; NaN becomes None."""
     return {name: rounded(value) for name, value in asdict(interval).items()}
+
+
+def plain_contrast(found: Contrast) -> dict[str, float | None]:
+    """A contrast as plain values."""
+    return {**plain_interval(found.interval), "seeds": found.seeds}
 
 
 def rounded(value: float) -> float | None:
