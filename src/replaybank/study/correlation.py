@@ -49,7 +49,7 @@ from replaybank.study import SettingError, correlation_plots, stats
 from replaybank.study.base import Findings, Job, Record, Runs, Study, Table, Track
 from replaybank.study.claims import Claim, Outcome, Verdict, decide
 from replaybank.study.configs import check_at_least_one, rebuilt
-from replaybank.study.dqn import DQNConfig, as_columns
+from replaybank.study.dqn import DQNConfig
 from replaybank.study.looks import GAPS, LAGS, SERIES, autocorrelations, batch_measures, knowledge
 from replaybank.study.performance import plain_interval, rounded
 from replaybank.study.plots import Curve
@@ -179,7 +179,7 @@ def run(job: Job, track: Track) -> Mapping[int, Record]:
             correlations[seed] = autocorrelations(look, job.condition)
     return {
         environment.seed: {
-            "episodes": as_columns(environment.episodes),
+            "episodes": environment.episodes,
             "step": looked[environment.seed],
             "measures": dict(measures[environment.seed]),
             "autocorrelation": correlations[environment.seed],

@@ -52,7 +52,7 @@ class TransitionGradients:
 def transition_gradients(
     parameters: Sequence[Floats], obs: Floats, action: Ids, td_target: Floats
 ) -> TransitionGradients:
-    """Of the Huber loss of Q(obs, action) to fixed targets, by one multilayer perceptron with ReLU (dqn.q_values).
+    """Of the Huber loss of Q(obs, action) to fixed targets, by one multilayer perceptron with ReLU (networks.mlp_values).
 
     parameters: weights [in, out] and biases [1, out] of each layer, alternating. obs [n, obs], action [n], td_target [n].
     """

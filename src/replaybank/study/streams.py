@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 import replaybank as rb
-from replaybank.study import dqn
-from replaybank.study.dqn import DQNConfig, Environment, Learner
+from replaybank.study import dqn, networks
+from replaybank.study.dqn import DQNConfig, Learner
+from replaybank.study.environments import Environment
 from replaybank.study.memories import MEMORIES, BufferSettings, Memory
 
 Floats = npt.NDArray[np.float32]
@@ -77,7 +78,7 @@ class Look:
             torch.from_numpy(array)[None] for array in (past.obs, past.next_obs, past.reward, past.discount)
         )
         action = torch.from_numpy(past.action)[None, :, None]
-        values: Tensor = dqn.q_values(online, obs).gather(2, action)[0, :, 0]
+        values: Tensor = networks.mlp_values(online, obs).gather(2, action)[0, :, 0]
         targets = dqn.td_target(reward, discount, next_obs, online, target, learner.config.double)[0]
         return values.numpy(), targets.numpy()
 
@@ -108,7 +109,7 @@ class Life:
         settings = BufferSettings(
             config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, config.updates(steps)
         )
-        self.learners = {name: Learner(config, dqn.initial_parameters(sizes, seeds)) for name in names}
+        self.learners = {name: Learner(config, networks.layers(sizes, seeds)) for name in names}
         self.buffers = {name: [LEARNERS[name].make_buffer(settings, seed) for seed in seeds] for name in names}
         self.batch_sizes = {name: LEARNERS[name].batch_size(settings) for name in names}
         view = rb.Transition(gamma=config.gamma)
