@@ -31,6 +31,7 @@ def test_a_game_goes_on_from_its_state(game: str) -> None:
         if first.step(action)[2]:
             first.reset()
     game_load(second, json.loads(json.dumps(game_state(first))))
+    assert game_state(second) == game_state(first)
     ended = 0
     for action in actions[300:]:
         ours, theirs = first.step(action), second.step(action)
