@@ -98,8 +98,10 @@ def test_the_list_names_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalog.NAMES)
 
 
-@pytest.mark.parametrize("missing", ["torch", "tyro"])
-def test_a_missing_package_is_named_with_its_remedy(missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "remedy"), [("torch", "'replaybank[study]'"), ("tyro", "'replaybank[study]'"), ("wandb", "wandb")]
+)
+def test_a_missing_package_is_named_with_its_remedy(missing: str, remedy: str, tmp_path: Path) -> None:
     code = """
 import sys
 class Without:
@@ -109,8 +111,11 @@ class Without:
 sys.meta_path.insert(0, Without())
 from replaybank.cli import main
 assert not {"torch", "tyro", "gymnasium", "scipy", "matplotlib", "rich"} & sys.modules.keys()  # importing it is cheap
-sys.exit(main(["compare", "--help"]))
+if __name__ == "__main__":
+    sys.exit(main(["compare", "--wandb", "--seeds", "1", "--steps", "500", "--workers", "1", "--out", "out"]))
 """
-    done = subprocess.run([sys.executable, "-c", code, missing], capture_output=True, text=True, check=False)
+    (tmp_path / "main.py").write_text(code)
+    command = [sys.executable, "main.py", missing]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == f"replaybank: this command needs the package {missing}: pip install 'replaybank[study]'\n"
+    assert done.stderr == f"replaybank: this command needs the package {missing}: pip install {remedy}\n"
