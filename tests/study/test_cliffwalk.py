@@ -284,6 +284,15 @@ def test_verdicts_follow_the_slopes_and_the_ratios() -> None:
     assert set(outcomes(config, otherwise).values()) == {"not reproduced"}
 
 
+def test_verdicts_on_slopes_leave_small_walks_out_and_the_table_has_both() -> None:
+    config = CliffwalkConfig()
+    found = judge(config, runs_of(config, {"uniform": lambda n: 100 * max(n, 510)}))
+    assert [verdict.outcome for verdict in found.verdicts] == ["reproduced"]
+    slopes = found.summary["conditions"]["uniform-tabular"]
+    assert slopes["slope"]["estimate"] == pytest.approx(1, abs=1e-3)
+    assert slopes["slope_all_sizes"]["estimate"] < 0.8
+
+
 def test_few_seeds_and_missing_runs_decide_nothing() -> None:
     config = CliffwalkConfig()
     law = {"uniform": lambda n: 100 * n, "greedy": lambda n: 10 * n}
