@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -330,6 +331,21 @@ def test_a_checkpoint_is_only_read(saved: Path) -> None:
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in saved.iterdir()}
     load_and_inspect(saved)
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in saved.iterdir()} == before
+
+
+def test_the_example_in_the_docs_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "running.md").read_text(encoding="utf-8")
+    section = page.partition("## Look inside")[2]
+    block, excerpt = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S)[0] for kind in ("python", "text"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    exec(block, {})
+    assert inspect_command(Path("run/seen"), top=3) == 0
+    out = "\n".join(line.rstrip() for line in printed(capsys).splitlines())
+    for part in excerpt.split("\n\n"):
+        assert part.strip("\n") in out
 
 
 # ---- in a notebook ----

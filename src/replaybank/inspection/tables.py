@@ -225,7 +225,8 @@ def _priorities(one: Priorities, size: int, among: int) -> Table:
         ("priority 0", f"{number(one.zeros)} ({share(one.zeros / size)})"),
         ("effective sample size", f"{number(one.effective_size)} ({share(one.effective_size / size)})"),
     )
-    return Table(title, ("", ""), rows, 1, "Before alpha: |TD error| + epsilon, as last set.")
+    note = "Raw, before alpha. Until it is updated, a new transition has the largest that was there when it came."
+    return Table(title, ("", ""), rows, 1, note)
 
 
 def _top(one: Priorities) -> list[Table]:
