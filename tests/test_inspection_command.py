@@ -21,6 +21,7 @@ from replaybank.study import SettingError
 pytest.importorskip("rich")
 pytest.importorskip("plotly")
 
+from replaybank.cli import main
 from replaybank.inspection import inspect
 from replaybank.inspection.command import inspect_command, load_and_inspect
 from replaybank.inspection.page import Page
@@ -99,8 +100,9 @@ def test_uniform_draws_have_no_priorities(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(json.dumps(load_and_inspect(tmp_path / "replay").plain()))["priorities"] == []
 
 
-def test_an_empty_buffer_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rb.ReplayBuffer(9).save(tmp_path / "replay")
+@pytest.mark.parametrize("schema", [None, {"obs": ("float32", (3,)), "action": "int64"}])
+def test_an_empty_buffer_is_told_of(schema: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rb.ReplayBuffer(9, schema, sampler=rb.Prioritized()).save(tmp_path / "replay")
     assert inspect_command(tmp_path / "replay", html=tmp_path / "page.html") == 0
     assert "the buffer holds nothing" in printed(capsys)
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -319,6 +321,25 @@ def test_a_page_is_replaced_whole_or_not_at_all(
     inspect_command(saved, html=page)
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert str(page) in printed(capsys).replace("\n", "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--top", "2", "--html", "page.html"]])
+def test_the_command_line_takes_its_flags(
+    saved: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(saved.parent)
+    assert main(["inspect", "replay", *flags]) == 0
+    assert printed(capsys)
+    assert ("--html" in flags) == Path("page.html").exists()
+
+
+def test_the_command_line_refuses_in_one_line(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = damaged(saved, "state-*.npz")
+    for path, words in ((tmp_path / "nothing", "found nothing there"), (saved, name)):
+        assert main(["inspect", str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert words in err
 
 
 @pytest.mark.parametrize("top", [-1, 100_000])

@@ -26,9 +26,9 @@ def tables_of(found: Inspection) -> list[Table]:
     """All tables, of what there is."""
     tables = [_overview(found), _memory(found)]
     if found.fields:
-        tables += [_sizes(found), _values(found.fields)]
+        tables.append(_sizes(found))
     if found.size:
-        tables += [_episodes(found), *_whole(found), *_streams(found), *_use(found)]
+        tables += [_values(found.fields), _episodes(found), *_whole(found), *_streams(found), *_use(found)]
     for one in (found.priorities or ()) if found.size else ():
         tables += [_priorities(one, found.size, len(found.priorities or ())), *_top(one)]
     return tables
