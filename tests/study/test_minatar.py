@@ -17,6 +17,7 @@ from replaybank.study.base import Record
 from replaybank.study.environments import game_load, game_state, make_env
 from replaybank.study.minatar import PUBLISHED, SMALL, STUDY, MinAtarConfig
 from replaybank.study.runner import RunSettings, plot_study, run_study
+from replaybank.study.stats import Interval
 
 GAMES = ("Breakout", "Asterix", "Freeway", "Seaquest", "SpaceInvaders")
 
@@ -111,13 +112,23 @@ def test_values_are_held_against_the_published_ones_at_a_million(
 
 def test_before_the_first_published_frame_values_are_undecided_but_the_benefit_is_not() -> None:
     found = minatar.judge(SMALL, runs_of(SMALL.frames, 9.2, 3.9))
-    assert {v.claim.key: v.outcome for v in found.verdicts} == {
-        "replay": "reproduced",
-        "value replay": "undecided",
-        "value online": "undecided",
-    }
-    assert "the first published value is 9.2 at 1,000,000 frames" in found.verdicts[1].evidence
+    verdicts = {verdict.claim.key: verdict for verdict in found.verdicts}
+    expected = {"replay": "reproduced", "value replay": "undecided", "value online": "undecided"}
+    assert {key: verdicts[key].outcome for key in expected} == expected
+    assert "the first published value is 9.2 at 1,000,000 frames" in verdicts["value replay"].evidence
     assert set(outcomes(SMALL, runs_of(SMALL.frames, 9.2, 3.9, seeds=4)).values()) == {"undecided"}
+
+
+@pytest.mark.parametrize(("replay", "outcome"), [(5.1, "reproduced"), (5.9, "not reproduced")])
+def test_the_small_preset_is_held_against_what_was_measured_here(
+    replay: float, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(minatar.MEASURED, "Breakout", {"replay": Interval(5.0, 4.9, 5.2)})
+    found = outcomes(SMALL, runs_of(SMALL.frames, replay, 3.9))
+    assert found["small replay"] == outcome
+    assert "small online" not in found
+    longer = replace(SMALL, frames=300_000)
+    assert "small replay" not in outcomes(longer, runs_of(longer.frames, replay, 3.9))
 
 
 def test_past_two_million_frames_the_later_published_value_counts() -> None:

@@ -24,8 +24,10 @@ run's return at a frame is the mean over the training episodes that ended in the
 published frames nothing is interpolated: a study of fewer than a million frames leaves the claims about values
 undecided, and its figure shows the value at a million for orientation.
 
-A run of fewer frames is the beginning of a longer one with the same seed. Interrupted, it goes on with `--resume` from
-its last checkpoint (at most 50,000 frames back after a crash, none after Ctrl-C) and ends with the same result.
+The preset `small` (200,000 frames) has expected values of its own: what this project's longer runs returned at that
+frame. A run of fewer frames, from 100,000 on, is the beginning of a longer one with the same seed; below that epsilon
+falls over all of them. Interrupted, a run goes on with `--resume` from its last checkpoint (at most 50,000 frames back
+after a crash, none after Ctrl-C) and ends with the same result.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from matplotlib.figure import Figure
 from replaybank.study import plots, stats
 from replaybank.study.agents import Condition, jobs_of, run_agents
 from replaybank.study.base import Findings, Job, Record, Runs, Study, Table
-from replaybank.study.claims import Claim, Verdict, decide, decide_within
+from replaybank.study.claims import Claim, Outcome, Verdict, decide, decide_within
 from replaybank.study.configs import check_at_least_one, check_names
 from replaybank.study.dqn import DQNConfig
 from replaybank.study.environments import make_env
@@ -84,6 +86,17 @@ VALUES = {
     )
     for name in ("replay", "online")
 }
+SMALL_FRAMES = 200_000
+MEASURED: dict[str, dict[str, Interval]] = {}
+"""What the preset `small` is held against: this project's own runs at its frames, game and condition."""
+OURS = {
+    name: Claim(
+        f"small {name}",
+        f"at {SMALL_FRAMES:,} frames {name} returns what this project measured there (nothing is published)",
+        "studies/minatar of this project, 5 seeds; the intervals meet",
+    )
+    for name in ("replay", "online")
+}
 OLD = Claim(
     "old experience",
     "it is the old experience, not the number of samples: replay ends above the latest 32 transitions",
@@ -112,7 +125,7 @@ class MinAtarConfig:
         make_env(env_id(self)).close()
 
 
-SMALL = MinAtarConfig(frames=200_000)
+SMALL = MinAtarConfig(frames=SMALL_FRAMES)
 
 
 # ---- what is run ---------------------------------------------------------------------
@@ -182,6 +195,8 @@ def judge(config: MinAtarConfig, runs: Runs) -> Findings:
         pair for pair in (_difference(config, runs, "replay", other) for other in ("online", "recent")) if pair
     ]
     verdicts = [_verdict(config, pair) for pair in differences]
+    if config.frames == SMALL_FRAMES:
+        verdicts += [_ours(config, runs, name) for name in names if name in MEASURED.get(config.env, {})]
     verdicts += [_value(config, runs, name) for name in names if name in VALUES]
     title = f"MinAtar {config.env}, {config.frames:,} frames: return of the training episodes"
     definitions = tuple((name, DEFINITIONS[name]) for name in names)
@@ -231,6 +246,17 @@ def _value(config: MinAtarConfig, runs: Runs, name: str) -> Verdict:
     low, high = (1 - MARGIN) * published[frame], (1 + MARGIN) * published[frame]
     outcome = decide_within(interval, low, high, seeds=len(returns))
     return Verdict(VALUES[name], outcome, f"{ours}; published {published[frame]}")
+
+
+def _ours(config: MinAtarConfig, runs: Runs, name: str) -> Verdict:
+    """Reproduced where the two intervals meet."""
+    measured, returns = MEASURED[config.env][name], list(returns_at(runs, name, config.frames).values())
+    interval = stats.bootstrap_interval(returns)
+    meets = interval.low <= measured.high and interval.high >= measured.low
+    enough = len(returns) >= stats.SEEDS_FOR_A_CLAIM
+    outcome: Outcome = "undecided" if not enough else "reproduced" if meets else "not reproduced"
+    evidence = f"{_line(interval)} with {len(returns)} seeds; measured before {_line(measured)}"
+    return Verdict(OURS[name], outcome, evidence)
 
 
 def _line(interval: Interval) -> str:
@@ -319,7 +345,9 @@ def _published(ax: Axes, name: str, by_frame: Mapping[int, float], frames: int) 
     if by_frame and min(by_frame) > frames:
         first = min(by_frame)
         ax.axhline(by_frame[first], color=colour, linewidth=1.2, linestyle=(0, (2, 3)))
-        _note(ax, f"published at {first:,} frames: {by_frame[first]:g}", (0.02 * frames, by_frame[first]), "left")
+        _note(
+            ax, f"{name}, published at {first:,} frames: {by_frame[first]:g}", (0.02 * frames, by_frame[first]), "left"
+        )
 
 
 def _note(ax: Axes, text: str, place: tuple[float, float], side: Literal["left", "right"]) -> None:
@@ -329,7 +357,7 @@ def _note(ax: Axes, text: str, place: tuple[float, float], side: Literal["left",
 STUDY = Study(
     name="minatar",
     question="what does MinAtar's DQN lose without its replay buffer, and does it learn what was published?",
-    claims=(BENEFIT, OLD, *VALUES.values()),
+    claims=(BENEFIT, OLD, *VALUES.values(), *OURS.values()),
     config=MinAtarConfig,
     seeds=5,
     jobs=jobs,
