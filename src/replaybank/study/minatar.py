@@ -182,10 +182,9 @@ def returns_at(runs: Runs, name: str, frame: int) -> dict[int, float]:
 
 
 def points(config: MinAtarConfig) -> list[int]:
-    """The frame counts that are told: each million or fifth of the frames, those published, and the last."""
-    published = {frame for by_frame in PUBLISHED[config.env].values() for frame in by_frame if frame <= config.frames}
-    step = 1_000_000 if config.frames > 1_000_000 else max(1, config.frames // 5)
-    return sorted({*range(step, config.frames + 1, step), *published, config.frames})
+    """The frame counts that are told: some on the way, that of the preset `small`, those published, and the last."""
+    told = {50_000, 100_000, SMALL_FRAMES, 500_000, *(frame for by in PUBLISHED[config.env].values() for frame in by)}
+    return sorted({frame for frame in told if frame < config.frames} | {config.frames})
 
 
 def judge(config: MinAtarConfig, runs: Runs) -> Findings:
