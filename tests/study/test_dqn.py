@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import replaybank as rb
-from replaybank.study import SettingError, dqn, networks
+from replaybank.study import SettingError, dqn, environments, networks
 from replaybank.study.base import Stopped
 from replaybank.study.dqn import DQNConfig, Learner
 from replaybank.study.environments import Environment, make_env
@@ -238,6 +238,21 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path: Path) -> Non
     assert track.begun == 0
 
 
+@pytest.mark.parametrize("broken", ["state.json", "tensors.pt", "buffer5"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, broken: str) -> None:
+    pytest.importorskip("minatar")
+    asked = (MEMORIES["uniform"], "MinAtar/Breakout-v0", [5], 300, ATARI)
+    with pytest.raises(Stopped):
+        dqn.train(*asked, Listener(tmp_path, stop=100))
+    path = tmp_path / "step-100" / broken
+    if path.is_dir():
+        next(path.rglob("*.npz")).unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SettingError, match=r"--resume: .*step-100 is broken: .*remove it"):
+        dqn.train(*asked, Listener(tmp_path))
+
+
 def test_a_shorter_run_is_the_beginning_of_a_longer_one() -> None:
     settings = replace(SMALL, final_learning_rate=SMALL.learning_rate)
     long = dqn.train(MEMORIES["uniform"], "CartPole-v1", [2], 400, replace(settings, exploration_fraction=0.25))
@@ -311,3 +326,11 @@ def test_a_bad_setting_is_named(change: dict[str, object], message: str) -> None
 def test_a_network_that_the_observations_do_not_fit_is_named() -> None:
     with pytest.raises(SettingError, match="--network: conv in CartPole-v1: expected observations of rows x columns"):
         dqn.train(MEMORIES["uniform"], "CartPole-v1", [0], 10, replace(SMALL, network="conv"))
+
+
+def test_minatar_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "find_spec", lambda name: None)
+    monkeypatch.setattr(gym, "registry", {})
+    monkeypatch.setattr(gym.envs.registration, "registry", {})
+    with pytest.raises(SettingError, match=r"Gymnasium cannot make 'MinAtar/Breakout-v0': .*MinAtar"):
+        make_env("MinAtar/Breakout-v0")

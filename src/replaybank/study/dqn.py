@@ -42,7 +42,7 @@ KEPT_EVERY = 50_000
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """The preset: the same for every arm."""
+    """How an agent learns, whatever its memory."""
 
     learning_rate: float = 2e-3
     """step size of the optimizer at the start"""
@@ -51,9 +51,9 @@ class DQNConfig:
     gamma: float = 0.99
     """discount per step"""
     batch_size: int = 64
-    """transitions per update (arm online: 1)"""
+    """transitions per update (memory online: 1)"""
     capacity: int = 20_000
-    """transitions remembered by the arms uniform and prioritized"""
+    """transitions remembered (memories online and recent: one, and one batch)"""
     hidden: tuple[int, ...] = (256, 64)
     """network mlp: width of each hidden layer (ReLU)"""
     network: networks.Kind = "mlp"
@@ -83,9 +83,9 @@ class DQNConfig:
     exploration_fraction: float = 0.1
     """share of all steps over which epsilon falls linearly"""
     alpha: float = 0.6
-    """arm prioritized: exponent of the priorities"""
+    """prioritized memories: exponent of the priorities"""
     beta: float = 0.4
-    """arm prioritized: exponent of the importance weights at the first update; rises linearly to 1"""
+    """prioritized memories: exponent of the importance weights at the first update; rises linearly to 1"""
 
     def check_valid(self) -> None:
         """Raise SettingError naming the flag, what was given and what is expected."""

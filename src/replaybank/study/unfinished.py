@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 import replaybank as rb
+from replaybank.study import SettingError
 from replaybank.study.environments import Environment
 
 
@@ -67,19 +69,28 @@ class Training(Generic[L]):
                 shutil.rmtree(earlier)
 
     def load(self, folder: Path) -> bool:
-        """Take up the latest checkpoint in the folder, if there is one of the same training; whether there was."""
+        """Take up the latest checkpoint in the folder, if there is one of the same training; whether there was.
+
+        Raises SettingError where it is broken.
+        """
         for checkpoint in reversed(_checkpoints(folder)):
-            content = json.loads((checkpoint / "state.json").read_text())
-            if content["asked"] != self.asked:
-                continue
-            self.step = content["step"]
-            for environment, state in zip(self.environments, content["environments"], strict=True):
-                environment.load(state)
-            self.learner.load(torch.load(checkpoint / "tensors.pt", weights_only=True))
-            names = [f"buffer{environment.seed}" for environment in self.environments]
-            self.buffers[:] = [rb.ReplayBuffer.load(checkpoint / name) for name in names]
-            return True
+            try:
+                content = json.loads((checkpoint / "state.json").read_text())
+                if content["asked"] == self.asked:
+                    self._take(checkpoint, content)
+                    return True
+            except (OSError, ValueError, LookupError, RuntimeError, EOFError, UnpicklingError) as error:
+                message = f"--resume: {checkpoint} is broken: {error}; remove it, and the job begins anew"
+                raise SettingError(message) from error
         return False
+
+    def _take(self, checkpoint: Path, content: dict[str, Any]) -> None:
+        self.step = content["step"]
+        for environment, state in zip(self.environments, content["environments"], strict=True):
+            environment.load(state)
+        self.learner.load(torch.load(checkpoint / "tensors.pt", weights_only=True))
+        names = [f"buffer{environment.seed}" for environment in self.environments]
+        self.buffers[:] = [rb.ReplayBuffer.load(checkpoint / name) for name in names]
 
 
 def _checkpoints(folder: Path) -> list[Path]:
