@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 from replaybank.study import SettingError
 
-_PACKAGES = {"tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "wandb", "minatar", "Box2D"}
+_STUDY = "'replaybank[study]'"
+_PACKAGES = dict.fromkeys(
+    ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
+) | {"wandb": "wandb"}
 
 _HELP = """usage: replaybank COMMAND [flags]
 
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES:
             raise
-        return _fail(f"this command needs the package {package}: pip install 'replaybank[study]'")
+        return _fail(f"this command needs the package {package}: pip install {_PACKAGES[package]}")
     except SettingError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -11,7 +11,8 @@ import gymnasium as gym
 from replaybank.study import SettingError
 from replaybank.study.base import Job, Record, Track
 from replaybank.study.configs import rebuilt
-from replaybank.study.dqn import DQNConfig, make_env, train
+from replaybank.study.dqn import DQNConfig, train
+from replaybank.study.environments import make_env
 from replaybank.study.memories import MEMORIES
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -110,6 +111,7 @@ def _plain(ax: Axes) -> None:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> None:
-    """`stem`.png and `stem`.svg."""
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"{stem}.{ending}", dpi=150)
+    """`stem`.png and `stem`.svg, the same bytes for the same figure."""
+    with matplotlib.rc_context({"svg.hashsalt": "replaybank"}):
+        figure.savefig(folder / f"{stem}.png", dpi=150)
+        figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})
