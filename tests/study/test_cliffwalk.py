@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -312,6 +313,13 @@ def test_runs_that_never_learnt_the_walk_are_told_and_count_as_infinitely_long()
     assert any("greedy-tabular: 24 of 90 runs never" in note for note in found.notes)
     assert {v.claim.key: v.outcome for v in found.verdicts}["greedy"] == "undecided"
     assert [row["learnt"] for row in found.rows if row["sampler"] == "greedy" and row["states"] == 16] == [False] * 6
+
+
+def test_a_study_of_which_no_run_learns_anything_is_still_told_and_drawn() -> None:
+    config = CliffwalkConfig(max_updates=5)
+    runs = runs_of(config, dict.fromkeys(cliffwalk.SAMPLERS, lambda n: math.inf))
+    assert set(outcomes(config, runs).values()) == {"undecided"}
+    cliffwalk.draw(config, runs)["cliffwalk"].savefig(io.BytesIO())
 
 
 def test_jobs_pair_the_seeds_and_settings_tell_all_a_run_depends_on() -> None:
