@@ -325,7 +325,9 @@ def _summary(
                 "seeds": len(one.seeds),
                 "median_updates": one.medians.tolist(),
                 "not_learnt": np.isinf(one.updates).sum(axis=0).tolist(),
-                **_relative_summary(config, one, times),
+                **(
+                    _relative_summary(config, one, times["uniform"]) if name != "uniform" and "uniform" in times else {}
+                ),
             }
             for name, one in times.items()
         },
@@ -333,10 +335,8 @@ def _summary(
     }
 
 
-def _relative_summary(config: TrapConfig, one: Times, times: Mapping[str, Times]) -> dict[str, Any]:
-    if "uniform" not in times:
-        return {}
-    ratios = relative(one, times["uniform"])
+def _relative_summary(config: TrapConfig, one: Times, uniform: Times) -> dict[str, Any]:
+    ratios = relative(one, uniform)
     return {"relative_to_uniform": ratios, "below_uniform_for_good": crossing(config.states, ratios)}
 
 
@@ -356,8 +356,8 @@ def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
         walk_plots.legend_below(figure, left, 4)
         uniform = np.where(np.isinf(times["uniform"].medians), np.nan, times["uniform"].medians)
         relative = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
-        walk_plots.level(right, 1.0, "as slow as uniform")
         walk_plots.scaling(right, relative, "Relative to uniform replay", "times the median of uniform")
+        walk_plots.level(right, 1.0, "as slow as uniform")
         figure.suptitle(
             f"Prioritized replay and its importance weights: median of {len(times['uniform'].seeds)} runs, and range",
             fontsize=12,
