@@ -353,6 +353,38 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any], words: str
         CliffwalkConfig(**wrong).check_valid()
 
 
+def printed_medians(study: str) -> list[list[str]]:
+    """The rows of a committed study's tables that begin with a number of states."""
+    lines = (Path(__file__).parents[2] / "studies" / study / "README.md").read_text().splitlines()
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    return [row for row in cells if row[0].isdigit()]
+
+
+def as_printed(summary: dict[str, Any], conditions: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows that a summary.json says."""
+    rows = []
+    for k, n in enumerate(summary["states"]):
+        row = [str(n), f"{summary['transitions'][k]:,}"]
+        for condition in conditions:
+            median, never = condition["median_updates"][k], condition["not_learnt"][k]
+            some = f"{median:,.0f} ({never} never)" if never and median is not None else f"{median or 0:,.0f}"
+            row.append("never" if never == condition["seeds"] else some)
+        rows.append(row)
+    return rows
+
+
+def test_the_committed_medians_are_those_that_are_printed() -> None:
+    folder = Path(__file__).parents[2] / "studies"
+    walks = json.loads((folder / "cliffwalk" / "summary.json").read_text())
+    samplers = ("uniform", "oracle", "greedy", "proportional", "rank")
+    expected = []
+    for features in ("tabular", "linear"):
+        expected += as_printed(walks, [walks["conditions"][f"{sampler}-{features}"] for sampler in samplers])
+    assert printed_medians("cliffwalk") == expected
+    traps = json.loads((folder / "is-trap" / "summary.json").read_text())
+    assert printed_medians("is-trap") == as_printed(traps, list(traps["walk"].values()))
+
+
 def test_the_command_leaves_its_files_and_tells_the_verdicts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     flags = ["--most-states", "4", "--slopes-from", "3", "--seeds", "2", "--workers", "1", "--out", str(out)]
