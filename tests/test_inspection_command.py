@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +15,17 @@ import numpy as np
 import pytest
 
 import replaybank as rb
-from checkpoints import digest
+from checkpoints import SAMPLERS, VIEWS, Life, digest
 from replaybank.study import SettingError
 
 pytest.importorskip("rich")
 pytest.importorskip("plotly")
 
+from replaybank.cli import main
 from replaybank.inspection import inspect
 from replaybank.inspection.command import inspect_command, load_and_inspect
 from replaybank.inspection.page import Page
+from replaybank.inspection.plots import plots_of
 from replaybank.inspection.tables import number, share, size_of, span, tables_of
 
 
@@ -98,8 +101,9 @@ def test_uniform_draws_have_no_priorities(tmp_path: Path, capsys: pytest.Capture
     assert json.loads(json.dumps(load_and_inspect(tmp_path / "replay").plain()))["priorities"] == []
 
 
-def test_an_empty_buffer_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rb.ReplayBuffer(9).save(tmp_path / "replay")
+@pytest.mark.parametrize("schema", [None, {"obs": ("float32", (3,)), "action": "int64"}])
+def test_an_empty_buffer_is_told_of(schema: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rb.ReplayBuffer(9, schema, sampler=rb.Prioritized()).save(tmp_path / "replay")
     assert inspect_command(tmp_path / "replay", html=tmp_path / "page.html") == 0
     assert "the buffer holds nothing" in printed(capsys)
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -320,6 +324,25 @@ def test_a_page_is_replaced_whole_or_not_at_all(
     assert str(page) in printed(capsys).replace("\n", "")
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--top", "2", "--html", "page.html"]])
+def test_the_command_line_takes_its_flags(
+    saved: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(saved.parent)
+    assert main(["inspect", "replay", *flags]) == 0
+    assert printed(capsys)
+    assert ("--html" in flags) == Path("page.html").exists()
+
+
+def test_the_command_line_refuses_in_one_line(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = damaged(saved, "state-*.npz")
+    for path, words in ((tmp_path / "nothing", "found nothing there"), (saved, name)):
+        assert main(["inspect", str(path)]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert words in err
+
+
 @pytest.mark.parametrize("top", [-1, 100_000])
 def test_a_top_out_of_range_is_one_line(saved: Path, top: int) -> None:
     with pytest.raises(SettingError, match=f"--top: expected 0 to 10000, given {top}"):
@@ -330,6 +353,21 @@ def test_a_checkpoint_is_only_read(saved: Path) -> None:
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in saved.iterdir()}
     load_and_inspect(saved)
     assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in saved.iterdir()} == before
+
+
+def test_the_example_in_the_docs_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "running.md").read_text(encoding="utf-8")
+    section = page.partition("## Look inside")[2]
+    block, excerpt = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S)[0] for kind in ("python", "text"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    exec(block, {})
+    assert inspect_command(Path("run/seen"), top=3) == 0
+    out = "\n".join(line.rstrip() for line in printed(capsys).splitlines())
+    for part in excerpt.split("\n\n"):
+        assert part.strip("\n") in out
 
 
 # ---- in a notebook ----
@@ -366,3 +404,60 @@ def test_numbers_are_told_at_a_length_that_can_be_read() -> None:
     assert [number(value) for value in values] == ["1,234,567", "0.1235", "1e+20", "3", "unknown", "True", "-0"]
     assert [span(seconds) for seconds in (0.5, 90.0, 7200.0, 86400.0)] == ["0.5 s", "1.5 min", "2 h", "1 d"]
     assert [size_of(nbytes) for nbytes in (0, 1023, 1024, 3 << 30)] == ["0 B", "1023 B", "1 KiB", "3 GiB"]
+
+
+# ---- every kind of buffer ----
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(("streams", "capacity"), [(1, 40), (3, 400)])
+def test_any_view_can_be_looked_through(view: str, streams: int, capacity: int) -> None:
+    buffer = rb.ReplayBuffer(capacity, streams=streams, sampler=rb.Prioritized(), view=VIEWS[view](), seed=1)
+    agrees_with_the_buffer(buffer)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_sampler_can_be_looked_at(sampler: str, tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(60, streams=2, sampler=SAMPLERS[sampler](), seed=1)
+    agrees_with_the_buffer(buffer)
+    buffer.save(tmp_path / "replay")
+    loaded, here = load_and_inspect(tmp_path / "replay"), inspect(buffer)
+    assert (loaded.fields, loaded.episodes, loaded.streams) == (here.fields, here.episodes, here.streams)
+    assert loaded.effective_size == pytest.approx(here.effective_size)
+    assert [of.id for one in loaded.priorities or () for of in one.top] == [
+        of.id for one in here.priorities or () for of in one.top
+    ]
+
+
+def agrees_with_the_buffer(buffer: rb.ReplayBuffer) -> None:
+    """What is told of a life of odd habits is what the buffer's own methods give."""
+    life = Life(buffer, 3)
+    for step in range(150):
+        life.step(step)
+        if step % 3 == 2:
+            life.learn()
+    found = inspect(buffer)
+    segments = list(buffer.segments())
+    whole = sorted(len(of.ids) for of in segments if of.whole and of.ended)
+    episodes, stats = found.episodes, buffer.stats()
+    kinds = (episodes.whole, episodes.beginning_left, episodes.open, episodes.broken_off)
+    assert episodes.whole.runs == len(whole)
+    assert episodes.whole.transitions == sum(whole)
+    assert sum(kind.runs for kind in kinds) == len(segments)
+    assert sum(kind.transitions for kind in kinds) == found.size == len(buffer)
+    assert sum(found.streams.transitions or ()) == len(buffer)
+    assert found.memory.total == stats["nbytes"]
+    assert found.effective_size == pytest.approx(stats["effective_size"])
+    assert found.use is not None
+    assert (found.use.calls, found.use.sampled) == (stats["calls"], stats["sampled"])
+    assert found.use.never_sampled == pytest.approx(stats["never_sampled"])
+    assert (found.use.oldest.added, found.use.oldest.samples) == (stats["age_added"], stats["age_samples"])
+    told = {field.name: field for field in found.fields if field.kind == "transition"}
+    oldest = stats["added"] - len(buffer)
+    slots = np.arange(oldest, stats["added"]) % buffer.capacity
+    for name, window in (("reward", buffer.field("reward")), ('obs["b"]["1"]', buffer.field("obs")["b"][1])):
+        assert (told[name].low, told[name].high) == (window[slots].min(), window[slots].max())
+        assert told[name].mean == pytest.approx(window[slots].mean(dtype=float))
+    json.dumps(found.plain(), allow_nan=False)
+    assert tables_of(found)
+    assert len(plots_of(found)) > 5

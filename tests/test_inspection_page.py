@@ -126,7 +126,7 @@ def opened(browser: Any, file: Path) -> Opened:
 def test_every_plot_is_drawn(opened: Opened, page: Page) -> None:
     titles = [element.text for element in opened.browser.find_elements(By.CSS_SELECTOR, "figcaption b")]
     assert titles[:6] == [
-        *("Lengths of whole episodes", "Returns of whole episodes", "Priorities", "Never sampled", "Priorities by age"),
+        *("Length of whole episodes", "Return of whole episodes", "Priorities", "Never sampled", "Priorities by age"),
         "Streams",
     ]
     assert len(opened.plots) == len(titles) == len(plots_of(page.inspection))

@@ -19,7 +19,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from replaybank.study import SettingError, performance, plots
-from replaybank.study.agents import Condition, check_environment, jobs_of, run_agents, threshold_of
+from replaybank.study.agents import CARTPOLE, Condition, check_environment, jobs_of, run_agents, threshold_of
 from replaybank.study.base import Findings, Job, Runs, Study
 from replaybank.study.claims import Claim, Verdict, decide, decide_within
 from replaybank.study.configs import check_at_least_one
@@ -68,13 +68,11 @@ class CapacityConfig:
     """Gymnasium environment with Discrete actions and Box observations"""
     steps: int = 50_000
     """environment steps per condition and seed; a capacity of at least that never forgets"""
-    capacities: tuple[int, ...] = (128, 512, 2_000, 10_000, 30_000, 100_000)
+    capacities: tuple[int, ...] = (128, 1_000, 10_000, 30_000, 100_000)
     """capacities of the uniform buffers; --capacity, one of them, is the reference; combined has it and the largest"""
     together: int = 10
     """seeds that train in lock step in one process"""
-    dqn: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: DQNConfig(capacity=10_000, hidden=(120, 84), train_period=2)
-    )
+    dqn: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: CARTPOLE)
 
     def check_valid(self) -> None:
         """Raise SettingError naming the flag, what was given and what is expected; also for an unfit environment."""

@@ -49,7 +49,7 @@ from replaybank.study import SettingError, correlation_plots, stats
 from replaybank.study.base import Findings, Job, Record, Runs, Study, Table, Track
 from replaybank.study.claims import Claim, Outcome, Verdict, decide
 from replaybank.study.configs import check_at_least_one, rebuilt
-from replaybank.study.dqn import DQNConfig, as_columns
+from replaybank.study.dqn import DQNConfig, News
 from replaybank.study.looks import GAPS, LAGS, SERIES, autocorrelations, batch_measures, knowledge
 from replaybank.study.performance import plain_interval, rounded
 from replaybank.study.plots import Curve
@@ -60,7 +60,7 @@ ENV = "CartPole-v1"
 SHARED = "uniform"
 """The condition on whose stream all learners learn."""
 MOST_LOST = 0.5
-"""Consecutive samples count as strongly correlated if they are worth less than this share of as many independent ones."""
+"""Consecutive samples count as strongly correlated if they are worth less than this share of that many independent."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,17 @@ class CorrelationConfig:
         """Raise SettingError naming the flag, what was given and what is expected."""
         check_at_least_one(looks=self.looks, together=self.together)
         self.dqn.check_valid()
-        least = 1000 * self.looks
+        least = 1000 * max(2, self.looks)  # room for the largest lag
         if self.steps < least:
-            raise SettingError(f"--steps: expected at least 1000 between looks, here {least}; given {self.steps}")
+            expected = f"at least {least}, 1000 for each look and 2000 in all"
+            raise SettingError(f"--steps: expected {expected}; given {self.steps}")
         if self.dqn.capacity < self.steps:
             expected = f"at least --steps, {self.steps}, so that nothing is dropped"
             raise SettingError(f"--capacity: expected {expected}; given {self.dqn.capacity}")
+        kinds = {"network": ("mlp", self.dqn.network), "loss": ("huber", self.dqn.loss), "n-step": (1, self.dqn.n_step)}
+        for flag, (expected_kind, given) in kinds.items():
+            if given != expected_kind:
+                raise SettingError(f"--{flag}: gradients are taken for {expected_kind} only; given {given}")
         if not 2 <= self.dqn.batch_size <= 256:
             raise SettingError(f"--batch-size: expected from 2 to 256, given {self.dqn.batch_size}")
         if self.dqn.learning_starts < 200:
@@ -107,7 +112,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         Claim(
             "variance of the updates",
-            "random draws reduce the variance of the updates: squared error of a batch's gradient, consecutive / random",
+            "random draws reduce the variance of the updates: ESS of a batch's gradient, random / consecutive",
             _MNIH,
         ),
         Claim(
@@ -166,7 +171,13 @@ def run(job: Job, track: Track) -> Mapping[int, Record]:
     correlations: dict[int, dict[str, list[float]]] = {}
     looked: dict[int, list[int]] = {seed: [] for seed in job.seeds}
     life = Life(ENV, job.seeds, settings["steps"], config, job.condition, settings["learners"])
-    for look in life.looks(settings["looks"], track.progress):
+    news = News(life.environments, 0)
+
+    def report(step: int) -> None:
+        news.tell(track, step, ())
+        track.progress(step)
+
+    for look in life.looks(settings["looks"], report):
         seed = job.seeds[look.place]
         found = batch_measures(look, job.condition, config.batch_size)
         for name in settings["learners"]:
@@ -179,7 +190,7 @@ def run(job: Job, track: Track) -> Mapping[int, Record]:
             correlations[seed] = autocorrelations(look, job.condition)
     return {
         environment.seed: {
-            "episodes": as_columns(environment.episodes),
+            "episodes": environment.episodes,
             "step": looked[environment.seed],
             "measures": dict(measures[environment.seed]),
             "autocorrelation": correlations[environment.seed],
@@ -233,7 +244,7 @@ def verdicts(config: CorrelationConfig, runs: Runs) -> Iterator[Verdict]:
         evidence = f"{batch} consecutive are worth {_text(worth)} independent ones; the bound is {bound:g}"
         yield _verdict("correlated stream", outcome, evidence, len(seen))
         random, consecutive = (mean_of(runs, SHARED, f"ess/{kind}/gradient") for kind in ("random", "consecutive"))
-        ratio = _exponential(_interval({seed: float(np.log(random[seed] / consecutive[seed])) for seed in random}))
+        ratio = stats.ratio_interval(list(random.values()), list(consecutive.values()))
         outcome = decide(ratio, "above", 1.0, seeds=len(random))
         yield _verdict("variance of the updates", outcome, f"{_text(ratio)} times", len(random))
         yield from (
@@ -269,10 +280,6 @@ def _verdict(key: str, outcome: Outcome, evidence: str, seeds: int) -> Verdict:
 def _gap(batch: int) -> int:
     """The smallest gap at which two consecutive batches share no transition."""
     return min(gap for gap in GAPS if gap >= batch)
-
-
-def _exponential(interval: Interval) -> Interval:
-    return Interval(*(float(np.exp(value)) for value in (interval.estimate, interval.low, interval.high)))
 
 
 def judge(config: CorrelationConfig, runs: Runs) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,7 +20,13 @@ SERIES_STYLES: dict[str, Style] = {
     "TD error": (INK, "-"),
     "drawn": (COLOURS["uniform"], (0, (2, 2))),
 }
-LEGEND = {"fontsize": 8, "frameon": False, "handlelength": 2.6, "borderaxespad": 0.2, "labelspacing": 0.25}
+LEGEND: dict[str, Any] = {
+    "fontsize": 8,
+    "frameon": False,
+    "handlelength": 2.6,
+    "borderaxespad": 0.2,
+    "labelspacing": 0.25,
+}
 
 
 def autocorrelations(ax: Axes, curves: Mapping[str, Curve], batch: int) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
 
 WINDOW_FACTOR = 5.0
 """The sum of an autocorrelation time ends at the first lag that is so many times the sum up to there (Sokal 1997)."""
@@ -30,7 +29,7 @@ def autocorrelation(series: npt.ArrayLike) -> Array:
     spectrum = np.fft.rfft(deviations, size)
     covariance = np.fft.irfft(spectrum * spectrum.conj(), size)[: len(values)]
     if not deviations.any():
-        return np.eye(1, len(values))[0]
+        return np.asarray(np.eye(1, len(values))[0])
     return np.asarray(covariance / covariance[0])
 
 
@@ -46,8 +45,9 @@ def autocorrelation_time(correlation: Array) -> float:
 
 
 def expected_sample_size(correlation: Array, batch: int) -> float:
-    """Effective sample size of `batch` consecutive values of a stationary series with this `correlation` [lags >= batch].
+    """Effective sample size of `batch` consecutive values of a stationary series with this `correlation`.
 
+    correlation: [lags from 0], at least `batch` of them.
     batch / (1 + 2 sum_{k<batch} (1 - k/batch) rho_k).
     """
     lags = np.arange(1, batch)

@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TransitionGradients:
-    """For each layer what goes in, with a 1 for the bias, [n, in + 1], and the loss's slope in what comes out, [n, out].
+    """For each layer what goes in, with a 1 for the bias [n, in + 1], and the loss's slope in what comes out [n, out].
 
     n transitions; the gradient of transition i in the layer is the outer product of the two rows i.
     """
@@ -33,12 +33,15 @@ class TransitionGradients:
             np.matmul(inputs[ids].swapaxes(1, 2), slopes[ids]).reshape(len(ids), -1)
             for inputs, slopes in zip(self.inputs, self.slopes, strict=True)
         ]
-        return np.concatenate(layers, axis=1) / np.float32(ids.shape[1])
+        gradients: Floats = np.concatenate(layers, axis=1) / np.float32(ids.shape[1])
+        return gradients
 
     def of_all(self) -> Floats:
         """The gradient [parameters] of the mean loss of all transitions."""
         pairs = zip(self.inputs, self.slopes, strict=True)
-        return np.concatenate([(inputs.T @ slopes).reshape(-1) for inputs, slopes in pairs]) / len(self.slopes[0])
+        sums = np.concatenate([(inputs.T @ slopes).reshape(-1) for inputs, slopes in pairs])
+        gradient: Floats = sums / np.float32(len(self.slopes[0]))
+        return gradient
 
     def variance(self) -> float:
         """Mean squared distance of one transition's gradient from that of all."""
@@ -52,9 +55,10 @@ class TransitionGradients:
 def transition_gradients(
     parameters: Sequence[Floats], obs: Floats, action: Ids, td_target: Floats
 ) -> TransitionGradients:
-    """Of the Huber loss of Q(obs, action) to fixed targets, by one multilayer perceptron with ReLU (dqn.q_values).
+    """Of the Huber loss of Q(obs, action) to fixed targets, by a perceptron with ReLU (networks.mlp_values).
 
-    parameters: weights [in, out] and biases [1, out] of each layer, alternating. obs [n, obs], action [n], td_target [n].
+    parameters: weights [in, out] and biases [1, out] of each layer, alternating. obs [n, obs], action [n],
+    td_target [n].
     """
     weights, biases = parameters[::2], parameters[1::2]
     ones = np.ones((len(obs), 1), np.float32)

@@ -19,7 +19,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from replaybank.study import SettingError, performance
-from replaybank.study.agents import Condition, check_environment, jobs_of, run_agents, threshold_of
+from replaybank.study.agents import LUNARLANDER, Condition, check_environment, jobs_of, run_agents, threshold_of
 from replaybank.study.base import Findings, Job, Runs, Study
 from replaybank.study.capacity import brief, check_capacities, over_capacity
 from replaybank.study.claims import Claim, Verdict, decide
@@ -61,7 +61,7 @@ class NStepConfig:
     together: int = 10
     """seeds that train in lock step in one process"""
     dqn: Annotated[DQNConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: DQNConfig(capacity=10_000, hidden=(120, 84), train_period=2)
+        default_factory=lambda: replace(LUNARLANDER, capacity=10_000)
     )
 
     def check_valid(self) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import replaybank as rb
-from replaybank.study import dqn
-from replaybank.study.dqn import DQNConfig, Environment, Learner
-from replaybank.study.memories import MEMORIES, BufferSettings, Memory
+from replaybank.study import dqn, networks
+from replaybank.study.dqn import DQNConfig, Learner
+from replaybank.study.environments import Environment
+from replaybank.study.memories import MEMORIES, Memory
 
 Floats = npt.NDArray[np.float32]
 
@@ -77,7 +78,7 @@ class Look:
             torch.from_numpy(array)[None] for array in (past.obs, past.next_obs, past.reward, past.discount)
         )
         action = torch.from_numpy(past.action)[None, :, None]
-        values: Tensor = dqn.q_values(online, obs).gather(2, action)[0, :, 0]
+        values: Tensor = learner.q_values(online, obs).gather(2, action)[0, :, 0]
         targets = dqn.td_target(reward, discount, next_obs, online, target, learner.config.double)[0]
         return values.numpy(), targets.numpy()
 
@@ -104,11 +105,9 @@ class Life:
         self.steps, self.config = steps, config
         self.environments = [Environment(env_id, seed, steps) for seed in seeds]
         first = self.environments[0]
-        sizes = (first.obs.size, *config.hidden, first.actions)
-        settings = BufferSettings(
-            config.capacity, config.batch_size, config.gamma, config.alpha, config.beta, config.updates(steps)
-        )
-        self.learners = {name: Learner(config, dqn.initial_parameters(sizes, seeds)) for name in names}
+        network = networks.make_network(config.network, first.obs.shape, config.hidden, first.actions)
+        settings = dqn.buffer_settings(config, steps)
+        self.learners = {name: Learner(config, network.initial(seeds), network.q_values) for name in names}
         self.buffers = {name: [LEARNERS[name].make_buffer(settings, seed) for seed in seeds] for name in names}
         self.batch_sizes = {name: LEARNERS[name].batch_size(settings) for name in names}
         view = rb.Transition(gamma=config.gamma)
@@ -117,6 +116,7 @@ class Life:
 
     def looks(self, count: int, report: Callable[[int], None]) -> Iterator[Look]:
         """Train for all steps, and halt so many times for a look at every seed. `report` hears of the steps done."""
+        torch.set_flush_denormal(True)  # as dqn.train: means of gradients that vanished would be slow numbers for ever
         moments = set(look_updates(self.config.updates(self.steps), count, self.config.target_period))
         for step in range(self.steps):
             self._act(step)
