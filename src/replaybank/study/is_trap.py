@@ -14,7 +14,7 @@ w = (p_min / p)^(alpha beta). So one draw moves its value on average N P w times
 With beta 1 that is p_min^alpha / mean of p^alpha for every transition alike: uniform replay with a smaller step, never
 a larger one. The more the priorities differ, the smaller it is, for a transition whose error is 0 has a priority of
 epsilon, 1e-6, and no weight exceeds 1. In a small memory the few transitions with an error make up the mean, and
-learning is up to a hundred times slower. In a large memory the mass of those without one does, and full correction
+learning is more than a hundred times slower. In a large memory the mass of those without one does, and full correction
 comes back towards the speed of uniform replay: the whole gain is given away. In between, beta 0.4, the paper's first
 value, is slower than uniform in small memories and faster in large ones.
 
