@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tracemalloc
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 
 import replaybank as rb
 from replaybank import usage
-from replaybank.inspection import Inspection, inspect
+from replaybank.inspection import Inspection, episodes, fields, inspect, use
 from replaybank.inspection.histograms import Bins
 from replaybank.inspection.report import Distribution, Field, Histogram
 
@@ -24,6 +25,14 @@ SCHEMA = {
     "phase": "complex64",
     "flag": ("int8", (2,)),
 }
+
+
+@pytest.fixture(autouse=True)
+def many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pieces, so that small buffers have many."""
+    monkeypatch.setattr(fields, "PIECE_NBYTES", 1000)
+    monkeypatch.setattr(episodes, "IDS", 32)
+    monkeypatch.setattr(use, "CHUNK", 16)
 
 
 class Books:
@@ -177,6 +186,16 @@ def test_only_whole_episodes_are_in_lengths_and_returns(capacity: int, streams: 
         assert_distribution(returns, [math.fsum(row["reward"] for row in segment) for segment in whole])
 
 
+def test_an_episode_that_was_broken_off_is_not_open() -> None:
+    buffer = rb.ReplayBuffer(9, {"obs": "float32", "action": "int64"})
+    buffer.add(0, 0, 1.0, 1, False, False)
+    assert inspect(buffer).episodes.open.runs == 1
+    buffer.end()
+    found = inspect(buffer)
+    assert (found.episodes.open.runs, found.episodes.broken_off.runs) == (0, 1)
+    assert any("break off" in note for note in found.notes)
+
+
 def test_each_kind_of_episode_was_there() -> None:
     books = lived(50, 4, 190, 54)
     assert {name: len(segments) > 0 for name, segments in books.kinds().items()} == dict.fromkeys(
@@ -313,6 +332,7 @@ def test_stacks_are_told_of_as_the_frames_that_are_kept() -> None:
         ("int64", [-(2**63), 2**63 - 1]),
         ("int8", [-128, 127]),
         ("float64", [-1.7e308, 1.7e308, 0.0]),
+        ("float64", [1.7e308, 1.6e308, 1.5e308]),
         ("float64", [5e-324, 1e-323, 0.0]),
         ("float64", [1.0, np.nextafter(1.0, 2.0)]),
         ("float16", [65504.0, -65504.0, np.inf]),
@@ -330,7 +350,7 @@ def test_the_ends_of_a_dtype_are_told_exactly(dtype: str, values: list[Any]) -> 
     finite = [value for value in values if math.isfinite(value)]
     assert (field.low, field.high) == ((min(finite), max(finite)) if finite else (None, None))
     assert sum(field.histograms[0].counts) == len(finite) if field.histograms[0] else field.constant == 1
-    found.plain()
+    json.dumps(found.plain(), allow_nan=False)
 
 
 @pytest.mark.parametrize("streams", [1, 2])
@@ -355,8 +375,6 @@ def test_a_return_is_told_of_each_component_of_a_reward() -> None:
 
 
 def test_a_very_long_episode_is_summed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaybank.inspection import episodes
-
     monkeypatch.setattr(episodes, "IDS", 4)
     books = lived(500, 1, 300, 8)
     lengths = [len(segment) for segment in books.kinds()["whole"]]
@@ -428,16 +446,13 @@ def test_priorities_are_those_that_were_set(seed: int, alpha: float) -> None:
         assert of.step == [r["id"] for r in books.segments()[row["segment"]]].index(of.id)
 
 
-def test_the_top_of_many_pieces_is_the_top_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    from replaybank.inspection import use
-
-    monkeypatch.setattr(use, "CHUNK", 16)
+def test_the_top_of_many_pieces_is_the_top_of_all() -> None:
     books = lived(300, 1, 280, 5, sampler=rb.RankPrioritized())
     ids = [row["id"] for row in books.live]
-    priorities = np.random.default_rng(0).integers(1, 9, len(ids)).astype(float)
+    priorities = np.random.default_rng(0).integers(1, 4, len(ids)).astype(float)
     books.buffer.update_priorities(ids, priorities)
     told = dict(zip(ids, priorities.tolist(), strict=True))
-    for top in (0, 1, 40, 1000):
+    for top in (0, 1, 5, 12, 40, 1000):
         (one,) = inspect(books.buffer, top).priorities or ()
         assert [of.id for of in one.top] == sorted(ids, key=lambda id_: (-told[id_], -id_))[:top]
     ranks = np.arange(1, len(ids) + 1) ** -0.7
@@ -479,7 +494,8 @@ def test_a_top_out_of_range_is_refused(top: int) -> None:
         inspect(rb.ReplayBuffer(3), top)
 
 
-def test_no_copy_of_the_observations_is_made() -> None:
+def test_no_copy_of_the_observations_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     n = 60_000
     buffer = rb.ReplayBuffer(n, {"obs": ("float32", (256,)), "action": "int64"}, sampler=rb.Prioritized(), seed=0)
     obs = np.zeros((n, 256), np.float32)  # 58 MiB
@@ -491,6 +507,14 @@ def test_no_copy_of_the_observations_is_made() -> None:
     tracemalloc.stop()
     assert found.episodes.whole.runs == n // 10
     assert peak < 32 * 2**20
+
+
+def test_a_value_on_an_edge_is_in_the_bin_above_it() -> None:
+    values = [float(value) for value in range(51)]
+    bins = Bins(0.0, 50.0)
+    bins.add(np.array(values))
+    assert_histogram(bins.histogram(), values)
+    assert bins.counts.tolist() == [1] * 49 + [2]
 
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 1.0], [1e300, 1e300], [-5.0, 5.0, 2.0], [1.0, 1e9]])

@@ -10,7 +10,7 @@ from replaybank.study import SettingError
 _STUDY = "'replaybank[study]'"
 _PACKAGES = dict.fromkeys(
     ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
-) | {"wandb": "wandb"}
+) | {"wandb": "wandb", "plotly": "plotly"}
 
 _HELP = """usage: replaybank COMMAND [flags]
 
@@ -18,6 +18,7 @@ _HELP = """usage: replaybank COMMAND [flags]
   study list         the experiments there are
   study run NAME     run one; NAME --help shows its flags
   study plot DIR     judge and draw a study again from its files
+  inspect PATH       look inside a saved buffer
 
 Each command explains its flags with --help."""
 
@@ -89,6 +90,12 @@ def _study_plot(given: list[str]) -> int:
     return int(_cli(plot, "replaybank study plot", given))
 
 
+def _inspect(given: list[str]) -> int:
+    from replaybank.inspection.command import inspect_command
+
+    return int(_cli(inspect_command, "replaybank inspect", given))
+
+
 def _run_study(name: str, given: list[str], prog: str) -> int:
     import tyro
 
@@ -140,6 +147,7 @@ _COMMANDS: dict[tuple[str, ...], Callable[[list[str]], int]] = {
     ("study", "list"): _study_list,
     ("study", "run"): _study_run,
     ("study", "plot"): _study_plot,
+    ("inspect",): _inspect,
 }
 
 

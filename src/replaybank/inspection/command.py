@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json as json_text
-import os
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 from replaybank.buffer import ReplayBuffer
-from replaybank.files import CheckpointError, write_whole
+from replaybank.files import CheckpointError
 from replaybank.inspection.overview import MOST_TOP, inspect
 from replaybank.inspection.report import Inspection
 from replaybank.inspection.use import text_of
@@ -45,7 +44,7 @@ def inspect_command(
         from replaybank.inspection.page import Page
 
         try:
-            write_whole(Path(os.path.realpath(html)), Page(found).html.encode())
+            Page(found).save(html)
         except OSError as error:
             raise SettingError(f"--html: cannot write {html}: {error.strerror}") from None
     if json:
@@ -91,7 +90,8 @@ def load_and_inspect(path: Path, top: int = 10, salvage: bool = False) -> Inspec
         top,
         source=str(path),
         salvaged=any(note.startswith("salvaged ") for note in notes),
-        sampler=None if known else text_of(values["sampler"]),
+        unknown_draws=not known,
+        sampler=None if sampler is None else text_of(values["sampler"]),
         view=None if view is None else text_of(values["view"]),
         notes=notes,
     )

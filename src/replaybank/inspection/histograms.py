@@ -55,9 +55,11 @@ def _edges(low: float, high: float, log: bool) -> NDArray[np.float64]:
         return np.array(wide if wide[0] < wide[1] else (math.nextafter(low, -math.inf), math.nextafter(low, math.inf)))
     if log:
         edges = np.exp(np.linspace(math.log(low), math.log(high), BINS + 1))
+    elif math.isfinite(high - low):
+        edges = np.linspace(low, high, BINS + 1)
     else:
         part = np.linspace(0.0, 1.0, BINS + 1)
-        edges = low * (1.0 - part) + high * part  # the difference of the ends may be beyond float64
+        edges = low * (1.0 - part) + high * part
     edges[[0, -1]] = low, high
     return np.unique(np.clip(edges, low, high))
 

@@ -24,6 +24,7 @@ def inspect(
     *,
     source: str | None = None,
     salvaged: bool = False,
+    unknown_draws: bool = False,
     sampler: str | None = None,
     view: str | None = None,
     notes: Sequence[str] = (),
@@ -34,8 +35,8 @@ def inspect(
     a few numbers. `top`: how many transitions to name, by priority (0 … 10,000).
 
     Of a buffer that was loaded: `source`, where it was; `salvaged`: something was damaged, so nothing is known of draws
-    and priorities; `sampler` or `view`: what the saved one was, where it could not be made again: then another one is
-    there, of which nothing is told. `notes` come before those of what was found.
+    and priorities; `unknown_draws`: another sampler is there than was saved, of which nothing is told; `sampler` and
+    `view`: what the saved ones were, where they are others. `notes` come before those of what was found.
 
     Raises TypeError or ValueError where top is no such number.
     """
@@ -59,11 +60,11 @@ def inspect(
             usage = buffer._usage if known else None
             if size and usage is not None:
                 use = use_of(rows, usage, buffer._sampled)
-            if not salvaged and sampler is None:
+            if not (salvaged or unknown_draws):
                 drawn_by.added(added, 0)  # an interrupt may have kept it from it
                 ranked = [priorities_of(rows, ranking, usage, top) for ranking in rankings(drawn_by) if size]
                 effective = drawn_by.effective_size() if size else None
-        elif sampler is None:
+        elif not unknown_draws:
             ranked = []
         return Inspection(
             source=source,

@@ -13,9 +13,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+from plotly.offline import get_plotlyjs
 
-from replaybank.files import write_whole
 from replaybank.inspection.plots import plots_of
 from replaybank.inspection.report import Inspection
 from replaybank.inspection.tables import Table, tables_of
@@ -52,7 +51,15 @@ class Page:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the page; a file that is there is replaced, once the new one is whole. Raises OSError."""
-        write_whole(Path(path).resolve(), self.html.encode())
+        target = Path(path).resolve()
+        new = target.with_name(f".{target.name}.{os.getpid()}.new")
+        try:
+            with new.open("x", encoding="utf-8") as file:
+                file.write(self.html)
+            new.replace(target)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
     def _repr_html_(self) -> str:
         """For notebooks: in a frame of its own, so that neither touches the other."""

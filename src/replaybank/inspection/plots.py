@@ -38,14 +38,19 @@ class _Axes:
 def plots_of(found: Inspection) -> list[Plot]:
     """All plots, of what there is."""
     plots = [
-        Plot(f"{name.capitalize()}s of whole episodes", [_bars(one.histogram)], _Axes(name, "episodes").layout())
+        Plot(f"{name.capitalize()} of whole episodes", [_bars(one.histogram)], _Axes(name, "episodes").layout())
         for name, one in distributions(found)
         if one.histogram is not None
     ]
-    plots += [_priorities(one, one.histogram) for one in found.priorities or () if one.histogram is not None]
+    ranked = found.priorities or ()
+    of = [f" of {one.sampler}" if len(ranked) > 1 else "" for one in ranked]
+    for one, whose in zip(ranked, of, strict=True):
+        if one.histogram is not None:
+            plots.append(_priorities(one, one.histogram, f"Priorities{whose}"))
     if found.use is not None:
         plots.append(_never_sampled(found.use))
-        plots += [_by_age(one, found.use) for one in found.priorities or ()]
+        for one, whose in zip(ranked, of, strict=True):
+            plots.append(_by_age(one, found.use, f"Priorities{whose} by age"))
     if found.streams.count > 1 and found.streams.transitions:
         plots.append(_streams(found.streams.transitions))
     return plots + _fields(found)
@@ -79,7 +84,7 @@ def _steps(edges: Sequence[float], values: Sequence[float], name: str, color: st
     }
 
 
-def _priorities(one: Priorities, histogram: Histogram) -> Plot:
+def _priorities(one: Priorities, histogram: Histogram, title: str) -> Plot:
     size = sum(histogram.counts) + one.zeros
     shares = [count / size for count in histogram.counts]
     data = [
@@ -90,7 +95,7 @@ def _priorities(one: Priorities, histogram: Histogram) -> Plot:
     layout = _Axes("priority", "share", more).layout()
     layout["xaxis"] |= {"type": "log", "exponentformat": "power"}
     layout["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
-    return Plot("Priorities", data, layout, "Where draws lie above transitions, these are drawn more often.")
+    return Plot(title, data, layout, "Where draws lie above transitions, these are drawn more often.")
 
 
 def _never_sampled(use: Use) -> Plot:
@@ -101,12 +106,12 @@ def _never_sampled(use: Use) -> Plot:
     return Plot("Never sampled", data, layout)
 
 
-def _by_age(one: Priorities, use: Use) -> Plot:
+def _by_age(one: Priorities, use: Use, title: str) -> Plot:
     data = [_steps([*use.slices, use.newest.id + 1], one.mean_by_slice, "mean priority", BLUE, "solid")]
     data[0]["hovertemplate"] = "%{y:.4g} from %{x} on<extra></extra>"
     layout = _Axes("transition (id, oldest first)", "mean priority", {"showlegend": False}).layout()
     layout["yaxis"] |= {"rangemode": "tozero"}
-    return Plot("Priorities by age", data, layout)
+    return Plot(title, data, layout)
 
 
 def _streams(transitions: Sequence[int]) -> Plot:

@@ -177,7 +177,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Priorities:
-    """Raw priorities of one sampler, before its alpha. `zeros`: those that are 0.
+    """Raw priorities of one sampler (its class), before its alpha. `zeros`: those that are 0.
 
     `histogram` is of those above 0 (edges in equal ratios), `draws` the share of draws that falls to each bin.
     `mean_by_slice`: of the slices of `Use`. `top`: the largest first, of equal ones the newest.

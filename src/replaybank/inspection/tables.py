@@ -26,9 +26,9 @@ def tables_of(found: Inspection) -> list[Table]:
     """All tables, of what there is."""
     tables = [_overview(found), _memory(found)]
     if found.fields:
-        tables += [_sizes(found), _values(found.fields)]
+        tables.append(_sizes(found))
     if found.size:
-        tables += [_episodes(found), *_whole(found), *_streams(found), *_use(found)]
+        tables += [_values(found.fields), _episodes(found), *_whole(found), *_streams(found), *_use(found)]
     for one in (found.priorities or ()) if found.size else ():
         tables += [_priorities(one, found.size, len(found.priorities or ())), *_top(one)]
     return tables
@@ -225,7 +225,8 @@ def _priorities(one: Priorities, size: int, among: int) -> Table:
         ("priority 0", f"{number(one.zeros)} ({share(one.zeros / size)})"),
         ("effective sample size", f"{number(one.effective_size)} ({share(one.effective_size / size)})"),
     )
-    return Table(title, ("", ""), rows, 1, "Before alpha: |TD error| + epsilon, as last set.")
+    note = "Raw, before alpha. Until it is updated, a new transition has the largest that was there when it came."
+    return Table(title, ("", ""), rows, 1, note)
 
 
 def _top(one: Priorities) -> list[Table]:

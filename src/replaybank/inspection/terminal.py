@@ -58,5 +58,7 @@ def _print_histograms(found: Inspection, console: Console) -> None:
             low, high = (number(edge, 3) for edge in (histogram.edges[0], histogram.edges[-1]))
             rows.append((name, f"|{line}|", f"{low} to {high}"))
     if rows:
-        note = "Priorities in bins of equal ratios. The page that --html writes has the numbers."
+        note = "The page that --html writes has the numbers."
+        if found.priorities:
+            note += " Priorities are in bins of equal ratios."
         _print(Table("Histograms", ("", "from low to high", "range"), tuple(rows), 0, note), console)

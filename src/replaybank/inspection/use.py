@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from replaybank.inspection.fields import within
 from replaybank.inspection.histograms import Bins
 from replaybank.inspection.report import Age, Priorities, Transition, Use
-from replaybank.plain import described
 from replaybank.rows import Rows
 from replaybank.samplers.base import CHUNK, Floats, Ids, Sampler
 from replaybank.usage import Usage
@@ -87,7 +86,7 @@ def priorities_of(rows: Rows, ranking: Any, usage: Usage | None, top: int) -> Pr
             draws += np.bincount(places, ranking.probability_of(ids)[positive], len(draws))
         histogram = bins.histogram()
     return Priorities(
-        sampler=text_of(described(ranking)),
+        sampler=type(ranking).__name__,
         low=low,
         mean=total / size,
         high=high,

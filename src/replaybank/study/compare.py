@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 from matplotlib.figure import Figure
 
-from replaybank.study import plots, stats
+from replaybank.study import performance, plots, stats
 from replaybank.study.agents import (
     Condition,
     at_rate,
@@ -41,7 +41,6 @@ from replaybank.study.performance import (
     performances,
     plain,
     plain_interval,
-    rounded,
 )
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -265,18 +264,8 @@ def _definitions(config: CompareConfig) -> Table:
 
 
 def _table(title: str, found: Mapping[str, Performance], threshold: float | None) -> Table:
-    """One row per arm, intervals below their estimates."""
-    reference = "online" if "online" in found else next(iter(found))
-    columns = ["arm", "final\nreturn\nmean", "final\nreturn\nIQM", "area\nunder\ncurve"]
-    if threshold is not None:
-        columns.append(f"seeds:\nreached {threshold:g} /\nended there")
-    rows = []
-    for name, arm in found.items():
-        pair = difference(found, name, reference) if name != reference else None
-        counts = [f"{arm.reached} / {arm.ended} of {arm.seeds}"] if threshold is not None else []
-        measured = (cell(arm.mean), cell(arm.interquartile_mean), cell(arm.area))
-        rows.append((name, *measured, *counts, cell(pair.interval, sign="+") if pair else ""))
-    return Table(title, (*columns, f"paired\ndifference\nto {reference}"), tuple(rows))
+    """One row per arm."""
+    return performance.table(title, found, threshold, "online" if "online" in found else next(iter(found)))
 
 
 def _sweep_table(tried: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float]) -> Table:
@@ -290,20 +279,11 @@ def _sweep_table(tried: Mapping[str, Mapping[float, float]], chosen: Mapping[str
 
 
 def _notes(threshold: float | None) -> list[str]:
-    notes = [
-        "Paired seeds: the same initial weights, environment seeds and exploration dice in every arm.",
-        "Final return: mean over the training episodes (epsilon-greedy) that end in the last 20% of steps, per seed.",
-        "In brackets: 95% bootstrap interval over seeds, each for itself.",
-        "IQM: mean of the middle half of the seeds (it can trim away failures). Area: mean of the learning curve.",
+    updates = (
         "An update of online sees 1 transition, of the others a whole batch. recent and uniform: the same number of "
-        "samples, but from the latest experience or from all of it.",
-    ]
-    if threshold is not None:
-        notes.append(
-            f"Reached {threshold:g}: {stats.WINDOW} episodes in a row, or those of the final return, had that mean. "
-            "Ended there: final return at least that."
-        )
-    return notes
+        "samples, but from the latest experience or from all of it."
+    )
+    return [*performance.notes(threshold), updates]
 
 
 def _summary(
@@ -314,8 +294,8 @@ def _summary(
 ) -> dict[str, Any]:
     threshold = threshold_of(config.env)
     arms = {
-        arm: {"definition": ARMS[arm], "learning_rate": rates[arm], **plain(performance, threshold)}
-        for arm, performance in found.items()
+        arm: {"definition": ARMS[arm], "learning_rate": rates[arm], **plain(ours, threshold)}
+        for arm, ours in found.items()
     }
     return {
         "env": config.env,
@@ -327,10 +307,7 @@ def _summary(
 
 
 def _rows(found: Mapping[str, Performance], rates: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    for arm, performance in found.items():
-        for seed, value in performance.final_returns.items():
-            row = {"arm": arm, "learning_rate": rates[arm], "seed": seed}
-            yield {**row, "final_return": rounded(value), "area": rounded(performance.areas[seed])}
+    return performance.rows(found, {arm: {"arm": arm, "learning_rate": rates[arm]} for arm in found})
 
 
 def draw(config: CompareConfig, runs: Runs) -> dict[str, Figure]:

@@ -328,19 +328,15 @@ def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
     figures = {}
     if "uniform" in times:
         transitions = [Cliffwalk(n).transitions for n in config.states]
-        figure = Figure(figsize=(10.4, 4.8), layout="constrained")
+        figure = Figure(figsize=(10.4, 5.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         walk_plots.scaling(
             left, {name: curve_of(one) for name, one in times.items()}, "Updates until the walk is learnt", "updates"
         )
         walk_plots.diagonal(left, transitions)
-        walk_plots.legend(left, "upper left")
+        walk_plots.legend_below(figure, left, 4)
         uniform = times["uniform"].medians
-        relative = {
-            name: curve_of(Times(one.seeds, one.transitions, one.updates / uniform))
-            for name, one in times.items()
-            if name != "uniform"
-        }
+        relative = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
         walk_plots.scaling(right, relative, "Relative to uniform replay", "times the median of uniform")
         walk_plots.level(right, 1.0, "as slow as uniform")
         figure.suptitle(

@@ -172,7 +172,7 @@ NOTE = (
 
 def draw(alpha: float, values: Values) -> Figure:
     """The closed form by beta, and what was learnt."""
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 5.0), layout="constrained")
     ax = figure.subplots()
     betas = np.linspace(0, 1, 101)
     exact = {
@@ -183,6 +183,6 @@ def draw(alpha: float, values: Values) -> Figure:
         name: (ARMS[name].beta, stats.bootstrap_interval(list(by_seed.values()))) for name, by_seed in values.items()
     }
     walk_plots.limits(ax, betas, exact, measured)
-    walk_plots.level(ax, 1.0, "true value")
-    walk_plots.legend(ax, "upper right")
+    walk_plots.level(ax, 1.0, "true value", 0.01)
+    walk_plots.legend_below(figure, ax, 2)
     return figure

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from replaybank.study.plots import INK, PALE
 from replaybank.study.stats import Interval
@@ -73,16 +74,16 @@ def scaling(ax: Axes, curves: Mapping[str, Curve], title: str, ylabel: str) -> N
     plain(ax)
 
 
-def level(ax: Axes, height: float, text: str) -> None:
-    """A thin line across, with what it is."""
+def level(ax: Axes, height: float, text: str, side: float = 0.99) -> None:
+    """A thin line across, with what it is at `side` (0: left, 1: right)."""
     ax.axhline(height, color=INK, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
     ax.annotate(
         text,
-        (0.99, height),
+        (side, height),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        ha="right",
+        ha="right" if side > 0.5 else "left",
         fontsize=9,
         color=INK,
     )
@@ -108,9 +109,17 @@ def limits(ax: Axes, betas: Array, exact: Mapping[str, Array], measured: Mapping
     plain(ax)
 
 
-def legend(ax: Axes, place: Literal["upper left", "upper right"]) -> None:
-    """What each line is."""
+def legend(ax: Axes, place: Literal["upper left", "lower left"]) -> None:
+    """What each line is, within the axes."""
     ax.legend(fontsize=9, frameon=False, handlelength=2.6, loc=place)
+
+
+def legend_below(figure: Figure, ax: Axes, columns: int) -> None:
+    """What each line of `ax` is, below all axes of a figure with a constrained layout."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, fontsize=9, frameon=False, handlelength=2.6, loc="outside lower center", ncols=columns
+    )
 
 
 def plain(ax: Axes) -> None:

@@ -37,10 +37,14 @@ def sizes(
 
 @dataclass(frozen=True)
 class Times:
-    """Of one condition the updates until the walk was learnt ([seeds, sizes], infinite where it was not)."""
+    """Of one condition, by seed and size of the walk, how many updates were `made`, and after how many it was learnt.
+
+    transitions: [sizes]; made, updates: [seeds, sizes], updates infinite where the walk was not learnt.
+    """
 
     seeds: list[int]
     transitions: stats.Array
+    made: stats.Array
     updates: stats.Array
 
     @property
@@ -62,19 +66,20 @@ def times_of(records: Mapping[int, Record]) -> Times:
     seeds = sorted(records)
     states = records[seeds[0]]["states"]
     transitions = np.array([Cliffwalk(n).transitions for n in states], dtype=np.float64)
-    rows = [np.where(records[s]["learnt"], np.array(records[s]["updates"], dtype=np.float64), np.inf) for s in seeds]
-    return Times(seeds, transitions, np.array(rows))
+    made = np.array([records[seed]["updates"] for seed in seeds], dtype=np.float64)
+    learnt = np.array([records[seed]["learnt"] for seed in seeds])
+    return Times(seeds, transitions, made, np.where(learnt, made, np.inf))
 
 
 def ratio_at(values: Times, reference: Times, size: int) -> tuple[stats.Interval, int]:
     """The ratio of the medians at a size with its interval, paired by seed, and the number of pairs.
 
-    An infinite median gives no interval.
+    No ratio where a median is infinite, no interval where a run never learnt the walk.
     """
     shared = sorted(set(values.seeds) & set(reference.seeds))
     above, below = ([times.updates[times.seeds.index(seed), size] for seed in shared] for times in (values, reference))
-    if not shared:
-        return stats.Interval(math.nan, math.nan, math.nan), 0
+    if not shared or math.isinf(np.median(above)) or math.isinf(np.median(below)):
+        return stats.Interval(math.nan, math.nan, math.nan), len(shared)
     return stats.ratio_interval(above, below, stats.median), len(shared)
 
 
@@ -88,8 +93,8 @@ def told(interval: stats.Interval, digits: int, gap: str = " ") -> str:
     return f"{estimate}{gap}[{interval.low:,.{digits}f}, {interval.high:,.{digits}f}]"
 
 
-def curve_of(times: Times) -> walk_plots.Curve:
-    """Medians and the range of the runs; where a run did not learn the walk, up to nowhere."""
-    shown = np.where(np.isinf(times.updates), np.nan, times.updates)
-    middle = np.where(np.isinf(times.medians), np.nan, times.medians)
+def curve_of(times: Times, unit: stats.Array | float = 1.0) -> walk_plots.Curve:
+    """Medians and range of the runs in units of `unit` (one, or one a size); nothing where a run learnt no walk."""
+    shown = np.where(np.isinf(times.updates), np.nan, times.updates) / unit
+    middle = np.where(np.isinf(times.medians), np.nan, times.medians) / unit
     return walk_plots.Curve(times.transitions, middle, shown.min(axis=0), shown.max(axis=0))
