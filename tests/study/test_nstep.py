@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replaybank import cli
 from replaybank.study import SettingError
+from replaybank.study.agents import run_agents
 from replaybank.study.base import Record
 from replaybank.study.dqn import DQNConfig, begin
 from replaybank.study.memories import MEMORIES
@@ -103,11 +103,27 @@ def test_what_cannot_be_compared_is_refused(changed: dict[str, object], message:
         replace(CONFIG, **changed).check_valid()
 
 
-def test_the_command_leaves_its_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    flags = ["--env", "CartPole-v1", "--steps", "500", "--capacities", "64", "1000", "--capacity", "64"]
-    small = ["--hidden", "8", "--learning-starts", "100", "--seeds", "2", "--workers", "1"]
-    assert cli.main(["study", "run", "nstep", *flags, *small, "--out", str(tmp_path / "out")]) == 0
-    assert "n = 3 minus n = 1" in capfd.readouterr().out
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert list(summary["conditions"]) == ["n1-64", "n1-1k", "n3-64", "n3-1k"]
-    assert (tmp_path / "out" / "nstep.png").read_bytes().startswith(b"\x89PNG")
+class Silent:
+    """A job's track that nobody hears."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, step: int) -> None:
+        """Nothing was kept."""
+
+    def scalar(self, seed: int, tag: str, value: float, step: int) -> None:
+        """Not kept."""
+
+    def progress(self, step: int, text: str = "") -> None:
+        """Go on."""
+
+
+def test_a_small_study_goes_from_jobs_to_findings(tmp_path: Path) -> None:
+    small = DQNConfig(hidden=(8,), learning_starts=100, capacity=64)
+    config = NStepConfig(env="CartPole-v1", steps=500, capacities=(64, 1_000), dqn=small)
+    runs = {job.condition: run_agents(job, Silent(tmp_path)) for job in jobs(config, range(2))}
+    found = judge(config, runs)
+    assert [row["n_step"] for row in found.rows] == [1, 1, 1, 1, 3, 3, 3, 3]
+    assert list(found.summary["conditions"]) == ["n1-64", "n1-1k", "n3-64", "n3-1k"]
+    assert list(found.summary["change_per_tenfold_capacity"]) == ["n = 1", "n = 3", "n = 3 minus n = 1"]

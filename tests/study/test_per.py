@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from replaybank import cli
 from replaybank.study import SettingError
 from replaybank.study.base import Record
-from replaybank.study.per import ARMS, QUARTER, PerConfig, both_rates, conditions, draw, findings_of, jobs, judge, tasks
+from replaybank.study.per import (
+    ARMS,
+    QUARTER,
+    PerConfig,
+    both_rates,
+    conditions,
+    draw,
+    findings_of,
+    inconsistent,
+    jobs,
+    judge,
+    tasks,
+)
+from replaybank.study.performance import Contrast
+from replaybank.study.stats import Interval
 
 CONFIG = PerConfig()
 SEEDS = range(8)
@@ -88,13 +98,18 @@ def test_learning_earlier_is_not_ending_higher() -> None:
     assert found["combined, Acrobot-v1"] == "reproduced"
 
 
-def test_a_gain_in_every_environment_is_a_consistent_one() -> None:
-    key = "no consistent gain"
-    assert outcomes(everywhere("prioritized", 60.0))[key] == "not reproduced"
-    assert outcomes({})[key] == "reproduced"  # shown to be less than what is worth speaking of
-    assert outcomes(everywhere("prioritized", 60.0) | {"acrobot-prioritized": -60.0})[key] == "reproduced"
-    level = everywhere("prioritized", 60.0) | {"acrobot-prioritized": 20.0, "acrobot-prioritized-quarter": 20.0}
-    assert outcomes(level)[key] == "not reproduced"
+@pytest.mark.parametrize(
+    ("gains", "outcome"),
+    [
+        ([(50, 70), (10, 30), (1, 90)], "not reproduced"),  # above 0 in all
+        ([(50, 70), (10, 30), (-1, 90)], "undecided"),
+        ([(50, 70), (-9, 19), (1, 90)], "reproduced"),  # less than 20 in one
+        ([(50, 70), (1, 19), (1, 90)], "not reproduced"),  # little, but in all
+    ],
+)
+def test_a_gain_in_every_environment_is_a_consistent_one(gains: list[tuple[float, float]], outcome: str) -> None:
+    contrasts = {str(k): Contrast(Interval((low + high) / 2, low, high), 10) for k, (low, high) in enumerate(gains)}
+    assert inconsistent(contrasts, dict.fromkeys(contrasts, 20.0)) == outcome
 
 
 def test_nothing_is_said_of_all_environments_while_one_is_missing() -> None:
@@ -127,31 +142,3 @@ def test_a_table_compares_each_memory_with_uniform_at_the_same_rate() -> None:
 def test_what_cannot_be_run_is_refused(changed: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         replace(CONFIG, **changed).check_valid()
-
-
-def test_the_command_leaves_its_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    flags = [
-        "--tasks",
-        "cartpole",
-        "--cartpole.steps",
-        "500",
-        "--cartpole.dqn.hidden",
-        "8",
-        "--arms",
-        "uniform",
-        "rank",
-    ]
-    more = ["--cartpole.dqn.capacity", "300", "--cartpole.dqn.learning-starts", "64", "--seeds", "2", "--workers", "1"]
-    assert cli.main(["study", "run", "per", *flags, *more, "--out", str(tmp_path / "out")]) == 0
-    assert "CartPole-v1, 500 steps, learning rate 0.0005" in capfd.readouterr().out
-    with (tmp_path / "out" / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["memory"], row["learning_rate"]) for row in rows[::2]] == [
-        ("uniform", "0.002"),
-        ("rank", "0.002"),
-        ("uniform", "0.0005"),
-        ("rank", "0.0005"),
-    ]
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert list(summary["tasks"]["cartpole"]["conditions"]) == ["uniform", "rank", "uniform-quarter", "rank-quarter"]
-    assert (tmp_path / "out" / "per.png").read_bytes().startswith(b"\x89PNG")
