@@ -82,7 +82,7 @@ class PerConfig:
         )
     )
     lunarlander: Task = field(
-        default_factory=lambda: Task("LunarLander-v3", 60_000, 20.0, replace(LUNARLANDER, n_step=3))
+        default_factory=lambda: Task("LunarLander-v3", 50_000, 20.0, replace(LUNARLANDER, n_step=3))
     )
 
     def check_valid(self) -> None:
