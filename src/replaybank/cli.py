@@ -7,7 +7,10 @@ from typing import Annotated, Any
 
 from replaybank.study import SettingError
 
-_PACKAGES = {"tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "wandb", "minatar", "Box2D"}
+_STUDY = "'replaybank[study]'"
+_PACKAGES = dict.fromkeys(
+    ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
+) | {"wandb": "wandb", "plotly": "plotly"}
 
 _HELP = """usage: replaybank COMMAND [flags]
 
@@ -15,6 +18,7 @@ _HELP = """usage: replaybank COMMAND [flags]
   study list         the experiments there are
   study run NAME     run one; NAME --help shows its flags
   study plot DIR     judge and draw a study again from its files
+  inspect PATH       look inside a saved buffer
 
 Each command explains its flags with --help."""
 
@@ -31,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES:
             raise
-        return _fail(f"this command needs the package {package}: pip install 'replaybank[study]'")
+        return _fail(f"this command needs the package {package}: pip install {_PACKAGES[package]}")
     except SettingError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -86,6 +90,12 @@ def _study_plot(given: list[str]) -> int:
     return int(_cli(plot, "replaybank study plot", given))
 
 
+def _inspect(given: list[str]) -> int:
+    from replaybank.inspection.command import inspect_command
+
+    return int(_cli(inspect_command, "replaybank inspect", given))
+
+
 def _run_study(name: str, given: list[str], prog: str) -> int:
     import tyro
 
@@ -137,6 +147,7 @@ _COMMANDS: dict[tuple[str, ...], Callable[[list[str]], int]] = {
     ("study", "list"): _study_list,
     ("study", "run"): _study_run,
     ("study", "plot"): _study_plot,
+    ("inspect",): _inspect,
 }
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-from replaybank.study.claims import Claim, Verdict
+    from replaybank.study.claims import Claim, Verdict
 
 Record = dict[str, Any]
 """What one run leaves: plain values that JSON can hold, lists of numbers rather than lists of mappings."""

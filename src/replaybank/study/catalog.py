@@ -1,4 +1,4 @@
-"""The studies there are. One is imported when it is asked for: a list costs nothing."""
+"""The studies there are. Each is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from replaybank.study import SettingError
 from replaybank.study.base import Study
 
-NAMES = ("compare", "capacity", "per", "nstep")
+NAMES = ("compare", "cliffwalk", "is-trap", "capacity", "correlation", "minatar", "per", "nstep")
 
 
 def study(name: str) -> Study[Any]:

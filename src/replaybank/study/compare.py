@@ -91,6 +91,7 @@ CLEANRL = CompareConfig(
         capacity=10_000,
         hidden=(120, 84),
         double=False,
+        loss="squared",
         target_period=50,
         train_period=10,
         learning_starts=10_000,

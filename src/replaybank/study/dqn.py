@@ -18,12 +18,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss, smooth_l1_loss
 
 import replaybank as rb
 from replaybank.study import SettingError, networks, optimizers
@@ -34,6 +35,7 @@ from replaybank.study.networks import QValues
 from replaybank.study.unfinished import Training
 
 FloatArray = npt.NDArray[np.float32]
+Loss = Literal["huber", "squared"]
 KEPT_EVERY = 50_000
 """Environment steps between two checkpoints of a training that can be kept."""
 
@@ -58,6 +60,8 @@ class DQNConfig:
     """fully connected layers, or MinAtar's convolutional network (observations of rows x columns x channels)"""
     optimizer: optimizers.Kind = "adam"
     """Adam, or RMSProp as DQN has it: centred, decay and momentum .95, .01 in the denominator"""
+    loss: Loss = "huber"
+    """of a TD error: Huber (quadratic up to 1, then linear), or its square"""
     n_step: int = 1
     """steps of a return before it bootstraps"""
     double: bool = True
@@ -109,7 +113,11 @@ class DQNConfig:
         _require(self.final_learning_rate >= 0, "final-learning-rate", self.final_learning_rate, "0 or more")
         _require(self.alpha >= 0, "alpha", self.alpha, "0 or more")
         _require(self.exploration_starts >= 0, "exploration-starts", self.exploration_starts, "0 or more")
-        kinds = {"network": (self.network, networks.Kind), "optimizer": (self.optimizer, optimizers.Kind)}
+        kinds = {
+            "network": (self.network, networks.Kind),
+            "optimizer": (self.optimizer, optimizers.Kind),
+            "loss": (self.loss, Loss),
+        }
         for flag, (given, kind) in kinds.items():
             _require(given in get_args(kind), flag, given, " or ".join(get_args(kind)))
         starts = f"at least the batch size ({self.batch_size})"
@@ -207,13 +215,14 @@ class Learner:
         return actions
 
     def update(self, batches: Sequence[rb.Batch], learning_rate: float) -> tuple[FloatArray, list[float]]:
-        """One step on a batch per seed. Returns TD errors [S, B] and losses [S] (Huber, weighted, mean over B)."""
+        """One step on a batch per seed. Returns TD errors [S, B] and losses [S] (weighted, mean over B)."""
         obs, next_obs = _stacked(batches, "obs"), _stacked(batches, "next_obs")
         reward, discount, weights = (_stacked(batches, name) for name in ("reward", "discount", "weights"))
         action = _stacked(batches, "action")
         target = td_target(reward, discount, next_obs, self.online, self.target, self.config.double, self.q_values)
         chosen = self.q_values(self.online, obs).gather(2, action[:, :, None]).squeeze(2)
-        losses = (weights * torch.nn.functional.smooth_l1_loss(chosen, target, reduction="none")).mean(1)
+        distance = smooth_l1_loss if self.config.loss == "huber" else mse_loss
+        losses = (weights * distance(chosen, target, reduction="none")).mean(1)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(learning_rate)
         self.updates += 1

@@ -68,8 +68,9 @@ class Folder:
             ) from error
         except ValueError as error:
             raise SettingError(f"{self._config} is broken: {error}") from error
-        if not isinstance(content, dict) or not {"study", "settings", "seeds"} <= content.keys():
-            raise SettingError(f"{self._config} is no study's: expected the names study, settings and seeds in it")
+        kinds = {"study": str, "settings": dict, "seeds": list}
+        if not isinstance(content, dict) or not all(isinstance(content.get(n), kind) for n, kind in kinds.items()):
+            raise SettingError(f"{self._config} is no study's: expected a study, its settings and its seeds in it")
         return content
 
     def missing(self, jobs: Iterable[Job]) -> list[Job]:

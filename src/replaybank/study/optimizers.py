@@ -79,7 +79,8 @@ class CentredRMSProp:
             for weights, gradient, mean_square, mean, velocity in zip(*pieces, strict=True):
                 mean_square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
                 mean.lerp_(gradient, 1 - self.decay)
-                root = torch.addcmul(mean_square, mean, mean, value=-1).sqrt_().add_(self.minimum)
+                variance = torch.addcmul(mean_square, mean, mean, value=-1).clamp_(min=_LEAST)
+                root = variance.sqrt_().add_(self.minimum)
                 velocity.mul_(self.momentum).addcdiv_(gradient, root)
                 weights.add_(velocity, alpha=-learning_rate)
             parameter.grad = None
@@ -97,3 +98,5 @@ class CentredRMSProp:
 
 _PIECE = 1 << 17
 """Elements: half a megabyte of each of the tensors."""
+_LEAST = 1e-20
+"""Of a variance: rounding may put it below 0, where it has no root. The root of this is lost in a float32 of 0.01."""

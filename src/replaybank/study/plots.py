@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -22,7 +23,9 @@ COLOURS = {
     "online": "#D55E00",
     "recent": "#E69F00",
     "uniform": "#0072B2",
+    "replay": "#0072B2",
     "prioritized": "#009E73",
+    "single": "#CC79A7",
     "rank": "#CC79A7",
     "lap": "#56B4E9",
     "combined": "#222222",
@@ -33,7 +36,9 @@ LINES: dict[str, Literal["-"] | tuple[float, tuple[float, ...]]] = {
     "online": "-",
     "recent": (0, (5, 1.5)),
     "uniform": "-",
+    "replay": "-",
     "prioritized": (0, (1, 1)),
+    "single": (0, (3, 1, 1, 1)),
     "rank": (0, (5, 1.5)),
     "lap": (0, (7, 1.5, 1, 1.5)),
     "combined": (0, (3, 1, 1, 1, 1, 1)),
@@ -160,6 +165,7 @@ def _plain(ax: Axes) -> None:
 
 
 def save(figure: Figure, folder: Path, stem: str) -> None:
-    """`stem`.png and `stem`.svg."""
-    for ending in ("png", "svg"):
-        figure.savefig(folder / f"{stem}.{ending}", dpi=150)
+    """`stem`.png and `stem`.svg, the same bytes for the same figure."""
+    with matplotlib.rc_context({"svg.hashsalt": "replaybank"}):
+        figure.savefig(folder / f"{stem}.png", dpi=150)
+        figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})

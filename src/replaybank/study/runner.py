@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from replaybank.study import SettingError, catalog, plots
-from replaybank.study.base import C, Findings, Job, Record, Runs, Stopped, Study
+from replaybank.study.base import C, Findings, Job, Record, Runs, Stopped, Study, Track
 from replaybank.study.configs import check_at_least_one, rebuilt
 from replaybank.study.folder import Folder, cores, write_csv, write_json
 from replaybank.study.tracking import JsonLines, Sink, TensorBoard, Tracker, WeightsAndBiases
@@ -166,11 +166,13 @@ def start_worker(news: Any, stop: Any) -> None:
     news.cancel_join_thread()  # else a worker would wait at its end until the parent has read all its news
 
 
-def run_job(study: str, job: Job, path: Path, tensorboard: bool, wandb: bool) -> Mapping[int, Record]:
+def run_job(
+    run: Callable[[Job, Track], Mapping[int, Record]], study: str, job: Job, path: Path, tensorboard: bool, wandb: bool
+) -> Mapping[int, Record]:
     """Make a job's runs; news about it go to the parent."""
     track = JobTrack(study, job, Folder(path), tensorboard, wandb)
     try:
-        return catalog.study(study).run(job, track)
+        return run(job, track)
     finally:
         track.close()
 
@@ -295,7 +297,7 @@ def _work(study: Study[C], jobs: Sequence[Job], folder: Folder, settings: RunSet
         futures: dict[Future[Mapping[int, Record]], Job] = {}
         with _ignoring_interrupts():
             for job in waiting:
-                asked = (study.name, job, folder.path, settings.tensorboard, settings.wandb)
+                asked = (study.run, study.name, job, folder.path, settings.tensorboard, settings.wandb)
                 futures[pool.submit(run_job, *asked)] = job
         try:
             with board.progress:
