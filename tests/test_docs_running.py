@@ -28,4 +28,4 @@ def test_block_runs(block: str, tmp_path: Path) -> None:
 
 
 def test_there_is_a_block_for_each_thing() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5

@@ -9,7 +9,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,9 @@ from replaybank.storage import Storage, require_free
 from replaybank.usage import Usage
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
+
+if TYPE_CHECKING:
+    from replaybank.inspection.page import Page
 
 MOST_THREADS = 4  # that read a batch if nothing else is said: memory is busy then
 MOST_AHEAD = 1000  # batches that `batches` may prepare
@@ -609,6 +612,18 @@ class ReplayBuffer:
                 "effective_size": self._sampler.effective_size() if size else 0.0,
                 "never_sampled": usage.never_sampled(rows) if rows is not None else 0.0,
             }
+
+    def plot(self, top: int = 10) -> Page:
+        """What is in the buffer: a page of tables and interactive plots. A notebook shows it; `.save(path)` writes it.
+
+        Fields, streams, episodes, ages, draws, and the `top` transitions by priority; `.inspection` has the figures.
+        The buffer stands still while it is looked at: about a second for a million small transitions. Raises
+        ImportError where plotly is missing.
+        """
+        from replaybank.inspection import inspect
+        from replaybank.inspection.page import Page
+
+        return Page(inspect(self, top))
 
     def clear(self) -> None:
         """Forgets all transitions and closes all streams. Ids go on, so old indices stay recognisable as stale."""

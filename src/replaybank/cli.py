@@ -1,12 +1,26 @@
-"""The command `replaybank`. Importing this is cheap; what a subcommand needs is imported when it runs."""
+"""The command `replaybank`. Importing this is cheap; what a command needs is imported when it runs."""
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 from replaybank.study import SettingError
 
-_STUDY_PACKAGES = {"tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard"}
+_STUDY = "'replaybank[study]'"
+_PACKAGES = dict.fromkeys(
+    ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
+) | {"wandb": "wandb", "plotly": "plotly"}
+
+_HELP = """usage: replaybank COMMAND [flags]
+
+  compare            train one DQN with several memories, and see what the memory changes
+  study list         the experiments there are
+  study run NAME     run one; NAME --help shows its flags
+  study plot DIR     judge and draw a study again from its files
+  inspect PATH       look inside a saved buffer
+
+Each command explains its flags with --help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,42 +28,127 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: a setting that cannot work, or a package that is missing. 2: flags that cannot be read. 130: Ctrl-C.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments)
+        return _run(given)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _STUDY_PACKAGES:
+        if package not in _PACKAGES:
             raise
-        return _fail(f"this command needs the package {package}: pip install 'replaybank[study]'")
+        return _fail(f"this command needs the package {package}: pip install {_PACKAGES[package]}")
     except SettingError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return 130
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_HELP)
+        return 0 if given else 2
+    for words, command in _COMMANDS.items():
+        if given[: len(words)] == list(words):
+            return command(given[len(words) :])
+    known = ", ".join(" ".join(words) for words in _COMMANDS)
+    print(f"replaybank: {' '.join(given[:2])!r} is no command; expected one of {known}", file=sys.stderr)
+    return 2
+
+
+def _compare(given: list[str]) -> int:
+    return _run_study("compare", given, "replaybank compare")
+
+
+def _study_list(given: list[str]) -> int:
+    from replaybank.study.catalog import list_studies
+
+    _cli(list_studies, "replaybank study list", given)
+    return 0
+
+
+def _study_run(given: list[str]) -> int:
+    from replaybank.study.catalog import NAMES
+
+    if not given or given[0] in ("-h", "--help"):
+        print(f"usage: replaybank study run NAME [flags]\n\nNAME: one of {', '.join(NAMES)}")
+        return 0 if given else 2
+    return _run_study(given[0], given[1:], f"replaybank study run {given[0]}")
+
+
+def _study_plot(given: list[str]) -> int:
     import tyro
 
-    from replaybank.study.compare import compare
-    from replaybank.study.runs import CompareConfig
+    from replaybank.study.runner import plot_study
 
-    commands = tyro.extras.SubcommandApp()
+    def plot(folder: Annotated[Path, tyro.conf.Positional]) -> int:
+        """Judge and draw a study again from the files of its runs.
 
-    @commands.command(name="compare")
-    def _(config: Annotated[CompareConfig, tyro.conf.arg(name="")]) -> int:
-        """Train the same DQN with four memories, seed by paired seed, and report what the memory changes.
-
-        Results go to runs/compare/ENV: results.csv, config.json, summary.json, learning_curves.png.
-        Ctrl-C keeps what has finished; --resume goes on.
+        Args:
+            folder: where the study left them
         """
-        return compare(config)
+        return plot_study(folder)
 
-    return int(commands.cli(prog="replaybank", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)))
+    return int(_cli(plot, "replaybank study plot", given))
+
+
+def _inspect(given: list[str]) -> int:
+    from replaybank.inspection.command import inspect_command
+
+    return int(_cli(inspect_command, "replaybank inspect", given))
+
+
+def _run_study(name: str, given: list[str], prog: str) -> int:
+    import tyro
+
+    from replaybank.study.catalog import study as find
+    from replaybank.study.runner import RunSettings, run_study
+
+    study = find(name)
+    preset, rest = _preset(given, list(study.presets))
+    config = study.presets[preset] if preset else study.config()
+
+    def run(config: Any, settings: Any) -> int:
+        return run_study(study, config, settings)
+
+    flat = tyro.conf.arg(name="")
+    run.__annotations__ = {"config": Annotated[study.config, flat], "settings": Annotated[RunSettings, flat]}
+    run.__defaults__ = (config, RunSettings(study.seeds))
+    run.__doc__ = f"{study.question}\n\nResults go to runs/{name}. Ctrl-C keeps what has finished; --resume goes on."
+    if study.presets:
+        run.__doc__ += f"\n--preset NAME, where NAME is one of {', '.join(study.presets)}: other defaults."
+    return int(_cli(run, prog, rest))
+
+
+def _preset(given: list[str], known: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--preset`, which decides what the other flags' defaults are, and the other arguments."""
+    for place, word in enumerate(given):
+        name, equals, value = word.partition("=")
+        if name == "--preset":
+            value = value if equals else (given[place + 1 : place + 2] or ["nothing"])[0]
+            if value not in known:
+                expected = f"one of {', '.join(known)}" if known else "none: this study has no presets"
+                raise SettingError(f"--preset: expected {expected}, given {value}")
+            return value, given[:place] + given[place + 1 + (not equals) :]
+    return None, given
+
+
+def _cli(function: Callable[..., Any], prog: str, given: list[str]) -> Any:
+    import tyro
+
+    return tyro.cli(function, prog=prog, args=given, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def _fail(message: str) -> int:
     print(f"replaybank: {message}", file=sys.stderr)
     return 1
+
+
+_COMMANDS: dict[tuple[str, ...], Callable[[list[str]], int]] = {
+    ("compare",): _compare,
+    ("study", "list"): _study_list,
+    ("study", "run"): _study_run,
+    ("study", "plot"): _study_plot,
+    ("inspect",): _inspect,
+}
 
 
 if __name__ == "__main__":

@@ -67,6 +67,15 @@ class Usage:
             rows.mark_drawn(self._bits, self._seen, NO_IDS)
         return 1.0 - self._seen.item(1) / len(rows) if len(rows) else 0.0
 
+    def drawn(self, ids: NDArray[np.int64], rows: Rows) -> NDArray[np.bool_]:
+        """Which of these live ids ([n]) some `sample` ever gave: bool [n]."""
+        if not self._bits.size:
+            return np.zeros(len(ids), bool)
+        rows.mark_drawn(self._bits, self._seen, NO_IDS)
+        slots = ids % self.capacity
+        drawn: NDArray[np.bool_] = (self._bits[slots >> 3] >> (slots & 7) & 1).astype(bool)
+        return drawn
+
     def age(self, id_: int) -> tuple[int, float]:
         """Since a live id came in: calls of `sample`, and seconds.
 

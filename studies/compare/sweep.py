@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from replaybank.study.arms import ARMS
 from replaybank.study.dqn import DQNConfig, train
+from replaybank.study.memories import MEMORIES
 from replaybank.study.stats import final_return
 
 STEPS, SEEDS = 20_000, 10
@@ -55,9 +55,9 @@ def run(change: dict[str, Any], first_seed: int) -> list[float]:
     """The final return of each seed."""
     torch.set_num_threads(1)
     seeds = range(first_seed, first_seed + SEEDS)
-    episodes = train(ARMS["uniform"], "CartPole-v1", seeds, STEPS, replace(DQNConfig(), **change))
-    runs = [[e for e in episodes if e.seed == seed] for seed in seeds]
-    return [final_return([e.step for e in each], [e.episode_return for e in each], STEPS) for each in runs]
+    runs = train(MEMORIES["uniform"], "CartPole-v1", seeds, STEPS, replace(DQNConfig(), **change))
+    episodes = [runs[seed]["episodes"] for seed in seeds]
+    return [final_return(each["step"], each["return"], STEPS) for each in episodes]
 
 
 def label(change: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import gymnasium as gym
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import replaybank as rb
-from replaybank.study import SettingError, dqn
-from replaybank.study.arms import ARMS, Arm, BufferSettings
-from replaybank.study.dqn import DQNConfig, Environment, Learner
+from replaybank.study import SettingError, dqn, environments, networks
+from replaybank.study.base import Stopped
+from replaybank.study.dqn import DQNConfig, Learner
+from replaybank.study.environments import Environment, make_env
+from replaybank.study.memories import MEMORIES, BufferSettings, Memory
 
 SIZES = (4, 16, 8, 3)
 
@@ -45,19 +48,9 @@ def filled_buffers(count: int, rows: int = 40) -> list[rb.ReplayBuffer]:
     return buffers
 
 
-def test_initial_weights_are_the_seeds_own() -> None:
-    together = dqn.initial_parameters(SIZES, [5, 6, 7])
-    alone = dqn.initial_parameters(SIZES, [6])
-    for stacked, single in zip(together, alone, strict=True):
-        torch.testing.assert_close(stacked[1:2], single, rtol=0, atol=0)
-        assert not torch.equal(stacked[0], stacked[1])
-    bound = SIZES[1] ** -0.5
-    assert 0.9 * bound < float(together[2].detach().abs().max()) <= bound
-
-
 def test_lock_step_learns_what_separate_networks_learn() -> None:
     config = DQNConfig(batch_size=8, gamma=0.9, target_period=3, double=True)
-    learner = Learner(config, dqn.initial_parameters(SIZES, [1, 2]))
+    learner = Learner(config, networks.layers(SIZES, [1, 2]))
     modules = [as_modules(learner.online, which) for which in range(2)]
     targets = [as_modules(learner.online, which) for which in range(2)]
     adams = [torch.optim.Adam(module.parameters(), lr=0.01) for module in modules]
@@ -81,7 +74,7 @@ def test_lock_step_learns_what_separate_networks_learn() -> None:
                 targets[which].load_state_dict(modules[which].state_dict())
     obs = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([modules[which](obs[which]) for which in range(2)])
-    torch.testing.assert_close(dqn.q_values(learner.online, obs), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(networks.mlp_values(learner.online, obs), expected, rtol=1e-3, atol=1e-4)
 
 
 def linear_values(rows: list[list[float]]) -> list[Tensor]:
@@ -121,6 +114,8 @@ def test_epsilon_falls_linearly_and_stays() -> None:
     config = DQNConfig(epsilon_start=1.0, epsilon_end=0.1, exploration_fraction=0.5)
     assert [dqn.epsilon_at(step, 100, config) for step in (0, 25, 50, 99)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
     assert dqn.epsilon_at(0, 100, replace(config, exploration_fraction=0.0)) == pytest.approx(0.1)
+    later = replace(config, exploration_starts=20)
+    assert [dqn.epsilon_at(step, 100, later) for step in (0, 20, 45, 70)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
 
 
 def test_updates_are_counted_as_they_happen() -> None:
@@ -148,52 +143,145 @@ class Watched(Environment):
             self.starts.append(self.obs)
 
 
-def test_arms_of_one_seed_share_weights_environment_and_dice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memories_with_one_seed_share_weights_environment_and_dice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dqn, "Environment", Watched)
     seen = {}
-    for arm in ARMS.values():
+    for memory in MEMORIES.values():
         monkeypatch.setattr(Watched, "made", [])
-        episodes = dqn.train(arm, "CartPole-v1", [3, 4], 600, SMALL)
-        seen[arm.name] = (Watched.made, episodes)
-    reference, first = seen["online"]
-    for made, episodes in seen.values():
+        dqn.train(memory, "CartPole-v1", [3, 4], 600, SMALL)
+        seen[memory.name] = Watched.made
+    reference = seen["online"]
+    for made in seen.values():
         for ours, theirs in zip(made, reference, strict=True):
             shared = min(len(ours.starts), len(theirs.starts))
             assert shared >= 4
             np.testing.assert_array_equal(ours.starts[:shared], theirs.starts[:shared])
-            assert ours.dice == theirs.dice
-        # before learning starts every arm does the very same: the same weights act in the same states
-        early = [[e for e in each if e.step <= SMALL.learning_starts] for each in (episodes, first)]
-        assert early[0] == early[1]
-    assert len({tuple(e.episode_return for e in episodes) for _, episodes in seen.values()}) > 1
+            np.testing.assert_array_equal(ours.dice, theirs.dice)
+            # before learning starts every one does the very same: the same weights act in the same states
+            early = [sum(end <= SMALL.learning_starts for end in each.episodes["step"]) for each in (ours, theirs)]
+            assert early[0] == early[1]
+            for name in ours.episodes:
+                assert ours.episodes[name][: early[0]] == theirs.episodes[name][: early[0]]
+    assert len({tuple(environment.episodes["return"][-1] for environment in made) for made in seen.values()}) > 1
 
 
-def test_the_same_seed_gives_the_same_episodes() -> None:
-    runs = [dqn.train(ARMS["prioritized"], "CartPole-v1", [0, 1], 300, SMALL) for _ in range(2)]
+def test_the_same_seed_gives_the_same_record() -> None:
+    runs = [dqn.train(MEMORIES["prioritized"], "CartPole-v1", [0, 1], 300, SMALL) for _ in range(2)]
     assert runs[0] == runs[1]
 
 
-def test_episodes_are_counted_in_order_and_fill_the_steps() -> None:
-    heard: list[dqn.Episode] = []
-    episodes = dqn.train(
-        ARMS["uniform"], "CartPole-v1", [7], 500, SMALL, lambda news: heard.extend(news.episodes), report_period=50
-    )
-    assert heard == episodes
-    assert [e.episode for e in episodes] == list(range(len(episodes)))
-    assert np.cumsum([e.length for e in episodes]).tolist() == [e.step for e in episodes]
-    assert [e.episode_return for e in episodes] == [float(e.length) for e in episodes]  # CartPole: 1 a step
+class Listener:
+    """A track that keeps what it is told, and stops at a step."""
+
+    def __init__(self, folder: Path, stop: int = 0) -> None:
+        self.folder, self.stop, self.begun = folder, stop, 0
+        self.heard: dict[str, list[tuple[int, float, int]]] = {}
+
+    def begin(self, step: int) -> None:
+        self.begun = step
+
+    def scalar(self, seed: int, tag: str, value: float, step: int) -> None:
+        self.heard.setdefault(tag, []).append((seed, value, step))
+
+    def progress(self, step: int, text: str = "") -> None:
+        if step == self.stop:
+            raise Stopped
 
 
-@pytest.mark.parametrize("arm", ARMS.values(), ids=list(ARMS))
-def test_an_arm_learns_from_what_its_definition_says(arm: Arm) -> None:
+def test_episodes_are_recorded_in_order_fill_the_steps_and_are_told(tmp_path: Path) -> None:
+    track = Listener(tmp_path)
+    record = dqn.train(MEMORIES["uniform"], "CartPole-v1", [7], 500, SMALL, track)[7]["episodes"]
+    assert np.cumsum(record["length"]).tolist() == record["step"]
+    assert record["return"] == record["length"]  # CartPole: 1 a step
+    assert track.heard["charts/episodic_return"] == [
+        (7, value, end) for end, value in zip(record["step"], record["return"], strict=True)
+    ]
+    assert len(track.heard["charts/episodic_length"]) == len(record["step"])
+    for tag in ("losses/td_loss", "charts/SPS"):
+        assert [(seed, step) for seed, _, step in track.heard[tag]] == [(7, step) for step in range(100, 501, 100)]
+    assert not list(tmp_path.iterdir())  # CartPole's state cannot be told: no checkpoint
+
+
+ATARI = replace(SMALL, network="conv", optimizer="rmsprop", double=False, exploration_starts=50, n_step=2)
+
+
+@pytest.mark.parametrize(("env_id", "name"), [("MinAtar/Breakout-v0", "prioritized"), ("MinAtar/Asterix-v0", "online")])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    tmp_path: Path, env_id: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("minatar")
+    monkeypatch.setattr(dqn, "KEPT_EVERY", 70)
+    settings = replace(ATARI, n_step=1) if name == "online" else ATARI
+    asked = (MEMORIES[name], env_id, [5, 6], 420, settings)
+    whole = dqn.train(*asked)
+    with pytest.raises(Stopped):
+        dqn.train(*asked, Listener(tmp_path, stop=200))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-200"]
+    halfway = Listener(tmp_path, stop=300)
+    with pytest.raises(Stopped):
+        dqn.train(*asked, halfway)
+    last = Listener(tmp_path)
+    assert dqn.train(*asked, last) == whole
+    assert (halfway.begun, last.begun) == (200, 300)
+    assert all(step > 300 for told in last.heard.values() for _, _, step in told)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-350"]
+    assert len(whole[5]["episodes"]["step"]) > 1
+
+
+def test_a_checkpoint_of_another_training_is_not_taken_up(tmp_path: Path) -> None:
+    pytest.importorskip("minatar")
+    asked = (MEMORIES["uniform"], "MinAtar/Breakout-v0", [5], 300)
+    with pytest.raises(Stopped):
+        dqn.train(*asked, ATARI, Listener(tmp_path, stop=200))
+    other, track = replace(ATARI, gamma=0.5), Listener(tmp_path)
+    assert dqn.train(*asked, other, track) == dqn.train(*asked, other)
+    assert track.begun == 0
+
+
+@pytest.mark.parametrize("broken", ["state.json", "tensors.pt", "buffer5"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, broken: str) -> None:
+    pytest.importorskip("minatar")
+    asked = (MEMORIES["uniform"], "MinAtar/Breakout-v0", [5], 300, ATARI)
+    with pytest.raises(Stopped):
+        dqn.train(*asked, Listener(tmp_path, stop=100))
+    path = tmp_path / "step-100" / broken
+    if path.is_dir():
+        next(path.rglob("*.npz")).unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SettingError, match=r"--resume: .*step-100 is broken: .*remove it"):
+        dqn.train(*asked, Listener(tmp_path))
+
+
+def test_a_shorter_run_is_the_beginning_of_a_longer_one() -> None:
+    settings = replace(SMALL, final_learning_rate=SMALL.learning_rate)
+    long = dqn.train(MEMORIES["uniform"], "CartPole-v1", [2], 400, replace(settings, exploration_fraction=0.25))
+    short = dqn.train(MEMORIES["uniform"], "CartPole-v1", [2], 200, replace(settings, exploration_fraction=0.5))
+    episodes = {name: values[: len(short[2]["episodes"][name])] for name, values in long[2]["episodes"].items()}
+    assert episodes == short[2]["episodes"]
+
+
+def test_observations_are_remembered_as_they_come() -> None:
+    pytest.importorskip("minatar")
+    environment = Environment("MinAtar/Breakout-v0", seed=0, steps=10)
+    buffer = rb.ReplayBuffer(10, seed=0)
+    for _ in range(10):
+        environment.step(greedy_action=1, epsilon=0.5, buffer=buffer)
+    batch = buffer.sample(4)
+    assert batch.obs.dtype == np.bool_
+    assert batch.obs.shape == (4, 10, 10, 4)
+
+
+@pytest.mark.parametrize("memory", MEMORIES.values(), ids=list(MEMORIES))
+def test_a_memory_learns_from_what_its_definition_says(memory: Memory) -> None:
     settings = BufferSettings(capacity=100, batch_size=8, gamma=0.99, alpha=0.6, beta=0.4, updates=10)
-    buffer = arm.make_buffer(settings, 0)
+    buffer = memory.make_buffer(settings, 0)
     for k in range(50):
         obs = np.full(4, k, np.float32)
         buffer.add(obs, 0, float(k), obs + 1, False, False)
-    batches = [buffer.sample(arm.batch_size(settings)) for _ in range(30)]
+    batches = [buffer.sample(memory.batch_size(settings)) for _ in range(30)]
     drawn = [sorted(batch.reward.tolist()) for batch in batches]
-    match arm.name:
+    match memory.name:
         case "online":
             assert all(rewards == [49.0] for rewards in drawn)
         case "recent":
@@ -213,7 +301,7 @@ def test_an_arm_learns_from_what_its_definition_says(arm: Arm) -> None:
 )
 def test_an_unfit_environment_is_named(env_id: str, message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        dqn.make_env(env_id)
+        make_env(env_id)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +313,24 @@ def test_an_unfit_environment_is_named(env_id: str, message: str) -> None:
         ({"hidden": (8, 0)}, "--hidden: expected at least 1, given 0"),
         ({"learning_starts": 10, "batch_size": 32}, "--learning-starts: expected at least the batch size"),
         ({"capacity": 10, "batch_size": 32}, "--capacity: expected at least the batch size"),
+        ({"network": "transformer"}, "--network: expected mlp or conv, given transformer"),
+        ({"optimizer": "sgd"}, "--optimizer: expected adam or rmsprop, given sgd"),
+        ({"n_step": 0}, "--n-step: expected at least 1, given 0"),
     ],
 )
 def test_a_bad_setting_is_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         replace(DQNConfig(), **change).check_valid()  # type: ignore[arg-type]
+
+
+def test_a_network_that_the_observations_do_not_fit_is_named() -> None:
+    with pytest.raises(SettingError, match="--network: conv in CartPole-v1: expected observations of rows x columns"):
+        dqn.train(MEMORIES["uniform"], "CartPole-v1", [0], 10, replace(SMALL, network="conv"))
+
+
+def test_minatar_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "find_spec", lambda name: None)
+    monkeypatch.setattr(gym, "registry", {})
+    monkeypatch.setattr(gym.envs.registration, "registry", {})
+    with pytest.raises(SettingError, match=r"Gymnasium cannot make 'MinAtar/Breakout-v0': .*MinAtar"):
+        make_env("MinAtar/Breakout-v0")

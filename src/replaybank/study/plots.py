@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -17,13 +19,32 @@ from replaybank.study.stats import Interval
 Array = npt.NDArray[np.float64]
 
 # Okabe and Ito's palette, told apart with any common colour blindness; line styles tell the arms apart in print.
-COLOURS = {"online": "#D55E00", "recent": "#E69F00", "uniform": "#0072B2", "prioritized": "#009E73"}
+COLOURS = {
+    "online": "#D55E00",
+    "recent": "#E69F00",
+    "uniform": "#0072B2",
+    "replay": "#0072B2",
+    "prioritized": "#009E73",
+    "single": "#CC79A7",
+    "rank": "#CC79A7",
+    "lap": "#56B4E9",
+    "combined": "#222222",
+    "n = 1": "#0072B2",
+    "n = 3": "#D55E00",
+}
 LINES: dict[str, Literal["-"] | tuple[float, tuple[float, ...]]] = {
     "online": "-",
     "recent": (0, (5, 1.5)),
     "uniform": "-",
+    "replay": "-",
     "prioritized": (0, (1, 1)),
+    "single": (0, (3, 1, 1, 1)),
+    "rank": (0, (5, 1.5)),
+    "lap": (0, (7, 1.5, 1, 1.5)),
+    "combined": (0, (3, 1, 1, 1, 1, 1)),
+    "n = 3": (0, (5, 1.5)),
 }
+MARKERS = {"combined": "s", "n = 3": "s"}
 INK, PALE = "#222222", "#DDDDDD"
 
 
@@ -81,6 +102,48 @@ def final_returns(
     _plain(ax)
 
 
+def over_capacity(
+    ax: Axes,
+    returns: Mapping[str, Mapping[int, Sequence[float]]],
+    intervals: Mapping[str, Mapping[int, Interval]],
+    ylabel: str,
+) -> None:
+    """Each line's values over the buffer's capacity: one dot a seed, the mean and its confidence interval beside it."""
+    capacities = sorted({capacity for by_capacity in returns.values() for capacity in by_capacity})
+    place = {capacity: k for k, capacity in enumerate(capacities)}
+    for number, (name, by_capacity) in enumerate(returns.items()):
+        colour, aside = COLOURS.get(name, INK), 0.3 * (number - (len(returns) - 1) / 2)
+        for capacity, values in by_capacity.items():
+            spread = np.linspace(-0.08, 0.08, len(values)) if len(values) > 1 else np.zeros(1)
+            ax.scatter(place[capacity] + aside + spread, values, s=14, color=colour, alpha=0.4, linewidth=0, zorder=2)
+        at = [place[capacity] + aside for capacity in by_capacity]
+        shown = [intervals[name][capacity] for capacity in by_capacity]
+        ax.vlines(at, [i.low for i in shown], [i.high for i in shown], color=colour, linewidth=2.5, zorder=3)
+        ax.plot(
+            at,
+            [i.estimate for i in shown],
+            color=colour,
+            linestyle=LINES.get(name, "-"),
+            marker=MARKERS.get(name, "D"),
+            markeredgecolor="white",
+            markersize=8,
+            linewidth=1.5,
+            label=name,
+            zorder=4,
+        )
+    ax.set_xticks(range(len(capacities)), [f"{capacity:,}" for capacity in capacities])
+    ax.set_xlabel("capacity of the buffer (transitions)")
+    ax.set_ylabel(ylabel)
+    _plain(ax)
+
+
+def heading(figure: Figure, title: str, subtitle: str) -> None:
+    """Title and subtitle in the figure's upper left corner, at the same distance from it in any size."""
+    height = float(figure.get_figheight())
+    figure.text(0.01, 1 - 0.09 / height, title, fontsize=14, fontweight="bold", va="top", color=INK)
+    figure.text(0.01, 1 - 0.4 / height, subtitle, fontsize=10, va="top", color=INK)
+
+
 def caption(figure: Figure, title: str, subtitle: str, definitions: Mapping[str, str]) -> None:
     """Title above, and below a legend that says what each arm is."""
     figure.text(0.012, 0.985, title, fontsize=15, fontweight="bold", va="top", color=INK)
@@ -99,3 +162,10 @@ def _plain(ax: Axes) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=PALE, linewidth=0.6)
     ax.set_axisbelow(True)
+
+
+def save(figure: Figure, folder: Path, stem: str) -> None:
+    """`stem`.png and `stem`.svg, the same bytes for the same figure."""
+    with matplotlib.rc_context({"svg.hashsalt": "replaybank"}):
+        figure.savefig(folder / f"{stem}.png", dpi=150)
+        figure.savefig(folder / f"{stem}.svg", metadata={"Date": None})

@@ -1,0 +1,32 @@
+"""The studies there are. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from replaybank.study import SettingError
+from replaybank.study.base import Study
+
+NAMES = ("compare", "cliffwalk", "is-trap", "capacity", "correlation", "minatar", "per", "nstep")
+
+
+def study(name: str) -> Study[Any]:
+    """The study of that name. Raises SettingError naming those there are."""
+    if name not in NAMES:
+        raise SettingError(f"study: {name!r} is none; expected one of {', '.join(NAMES)}")
+    found: Study[Any] = import_module(f"replaybank.study.{name.replace('-', '_')}").STUDY
+    return found
+
+
+def list_studies() -> None:
+    """The experiments there are, and what each asks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name in NAMES:
+        found = study(name)
+        presets = f" (presets: {', '.join(found.presets)})" if found.presets else ""
+        table.add_row(f"[bold]{name}[/]", found.question + presets)
+    Console().print(table)
