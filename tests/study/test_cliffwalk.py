@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -314,6 +315,13 @@ def test_runs_that_never_learnt_the_walk_are_told_and_count_as_infinitely_long()
     assert [row["learnt"] for row in found.rows if row["sampler"] == "greedy" and row["states"] == 16] == [False] * 6
 
 
+def test_a_study_of_which_no_run_learns_anything_is_still_told_and_drawn() -> None:
+    config = CliffwalkConfig(max_updates=5)
+    runs = runs_of(config, dict.fromkeys(cliffwalk.SAMPLERS, lambda n: math.inf))
+    assert set(outcomes(config, runs).values()) == {"undecided"}
+    cliffwalk.draw(config, runs)["cliffwalk"].savefig(io.BytesIO())
+
+
 def test_jobs_pair_the_seeds_and_settings_tell_all_a_run_depends_on() -> None:
     jobs = cliffwalk.jobs(CliffwalkConfig(most_states=9), range(3))
     seeds: dict[str, list[int]] = {}
@@ -343,6 +351,38 @@ def test_jobs_pair_the_seeds_and_settings_tell_all_a_run_depends_on() -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         CliffwalkConfig(**wrong).check_valid()
+
+
+def printed_medians(study: str) -> list[list[str]]:
+    """The rows of a committed study's tables that begin with a number of states."""
+    lines = (Path(__file__).parents[2] / "studies" / study / "README.md").read_text().splitlines()
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    return [row for row in cells if row[0].isdigit()]
+
+
+def as_printed(summary: dict[str, Any], conditions: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows that a summary.json says."""
+    rows = []
+    for k, n in enumerate(summary["states"]):
+        row = [str(n), f"{summary['transitions'][k]:,}"]
+        for condition in conditions:
+            median, never = condition["median_updates"][k], condition["not_learnt"][k]
+            some = f"{median:,.0f} ({never} never)" if never and median is not None else f"{median or 0:,.0f}"
+            row.append("never" if never == condition["seeds"] else some)
+        rows.append(row)
+    return rows
+
+
+def test_the_committed_medians_are_those_that_are_printed() -> None:
+    folder = Path(__file__).parents[2] / "studies"
+    walks = json.loads((folder / "cliffwalk" / "summary.json").read_text())
+    samplers = ("uniform", "oracle", "greedy", "proportional", "rank")
+    expected = []
+    for features in ("tabular", "linear"):
+        expected += as_printed(walks, [walks["conditions"][f"{sampler}-{features}"] for sampler in samplers])
+    assert printed_medians("cliffwalk") == expected
+    traps = json.loads((folder / "is-trap" / "summary.json").read_text())
+    assert printed_medians("is-trap") == as_printed(traps, list(traps["walk"].values()))
 
 
 def test_the_command_leaves_its_files_and_tells_the_verdicts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

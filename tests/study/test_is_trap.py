@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -223,6 +224,15 @@ def test_an_arm_that_never_learns_the_walk_is_told_so() -> None:
     found = judge(CONFIG, made_up(CONFIG, {"beta 1, buffer": [4.0, math.inf, math.inf]}, {}))
     assert [row[3] for row in found.tables[0].rows] == ["1,230", "never", "never"]
     assert found.verdicts[0].outcome == "undecided"
+
+
+def test_a_study_of_which_no_run_learns_anything_is_still_told_and_drawn() -> None:
+    never = [math.inf] * 3
+    runs = made_up(CONFIG, {"uniform": never, "beta 1, batch": never, "beta 0": [1.0, 1.0, math.inf]}, {})
+    found = judge(CONFIG, runs)
+    assert {verdict.outcome for verdict in found.verdicts} == {"undecided"}
+    assert [row[2] for row in found.tables[0].rows] == ["never"] * 3
+    is_trap.draw(CONFIG, runs)["is-trap"].savefig(io.BytesIO())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ LUNARLANDER = DQNConfig(
     exploration_fraction=0.3,
     epsilon_end=0.05,
 )
-"""Learns to land in LunarLander-v3 in some runs of 60,000 steps, to hover in the others."""
+"""In 60,000 steps of LunarLander-v3 it learns to hover; with returns of three steps, in half of the runs to land."""
 
 
 @dataclass(frozen=True)

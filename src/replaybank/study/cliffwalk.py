@@ -378,7 +378,7 @@ def draw(config: CliffwalkConfig, runs: Runs) -> dict[str, Figure]:
     """Updates against transitions for each representation, as in the paper's figures 1 and 2."""
     found = found_in(config, runs)
     features = [name for name in config.features if any(name == of for _, of in found)]
-    figure = Figure(figsize=(5.2 * len(features), 4.8), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(features), 4.4), layout="constrained")
     axes = figure.subplots(1, len(features), sharey=True, squeeze=False)[0]
     for ax, name in zip(axes, features, strict=True):
         curves = {sampler: curve_of(times) for (sampler, of), times in found.items() if of == name}

@@ -46,19 +46,17 @@ import tyro
 from matplotlib.figure import Figure
 
 from replaybank.study import SettingError, correlation_plots, stats
-from replaybank.study.base import Findings, Job, Record, Runs, Study, Table, Track
+from replaybank.study import correlation_tables as tables
+from replaybank.study.base import Findings, Job, Record, Runs, Study, Track
 from replaybank.study.claims import Claim, Outcome, Verdict, decide
 from replaybank.study.configs import check_at_least_one, rebuilt
 from replaybank.study.dqn import DQNConfig, News
 from replaybank.study.looks import GAPS, LAGS, SERIES, autocorrelations, batch_measures, knowledge
 from replaybank.study.performance import plain_interval, rounded
 from replaybank.study.plots import Curve
-from replaybank.study.stats import Interval
 from replaybank.study.streams import LEARNERS, Life
 
 ENV = "CartPole-v1"
-SHARED = "uniform"
-"""The condition on whose stream all learners learn."""
 MOST_LOST = 0.5
 """Consecutive samples count as strongly correlated if they are worth less than this share of that many independent."""
 
@@ -153,11 +151,11 @@ CLAIMS: dict[str, Claim] = {
 
 def jobs(config: CorrelationConfig, seeds: Sequence[int]) -> list[Job]:
     """A condition for each learner that acts; the one with four learners, the longest, first."""
-    order = sorted(LEARNERS, key=lambda name: name != SHARED)
+    order = sorted(LEARNERS, key=lambda name: name != tables.SHARED)
     groups = [tuple(seeds[k : k + config.together]) for k in range(0, len(seeds), config.together)]
     shared = {"steps": config.steps, "looks": config.looks, "dqn": json.loads(json.dumps(asdict(config.dqn)))}
     return [
-        Job(actor, group, config.steps, {**shared, "learners": list(LEARNERS) if actor == SHARED else [actor]})
+        Job(actor, group, config.steps, {**shared, "learners": list(LEARNERS) if actor == tables.SHARED else [actor]})
         for actor in order
         for group in groups
     ]
@@ -201,218 +199,117 @@ def run(job: Job, track: Track) -> Mapping[int, Record]:
 
 # ---- what was found ------------------------------------------------------------------
 
-BySeed = dict[int, float]
-
-
-def mean_of(runs: Runs, condition: str, tag: str, looks: slice = slice(None)) -> BySeed:
-    """A measure of each seed of a condition, averaged over those looks; empty where the condition has no runs."""
-    found = runs.get(condition, {})
-    return {seed: float(np.mean(record["measures"][tag][looks])) for seed, record in sorted(found.items())}
-
-
-def final_returns(config: CorrelationConfig, runs: Runs, condition: str) -> BySeed:
-    """The final return of each seed of a condition."""
-    episodes = {seed: record["episodes"] for seed, record in sorted(runs.get(condition, {}).items())}
-    return {seed: stats.final_return(e["step"], e["return"], config.steps) for seed, e in episodes.items()}
-
-
-def quarters(config: CorrelationConfig) -> tuple[slice, slice]:
-    """The early and the late looks: the first and the last quarter."""
-    quarter = max(1, config.looks // 4)
-    return slice(0, quarter), slice(config.looks - quarter, None)
-
-
-def _interval(values: BySeed) -> Interval:
-    return stats.bootstrap_interval(list(values.values()))
-
-
-def _difference(values: BySeed, reference: BySeed) -> tuple[Interval, int]:
-    """The paired difference over the seeds that both have, and how many they are."""
-    pairs = sorted(values.keys() & reference.keys())
-    interval = stats.paired_difference([values[seed] for seed in pairs], [reference[seed] for seed in pairs])
-    return interval, len(pairs)
-
 
 def verdicts(config: CorrelationConfig, runs: Runs) -> Iterator[Verdict]:
     """One for each claim of which the runs are there. The rule: the whole interval on the claimed side of the bound."""
     batch = config.dqn.batch_size
-    early, late = quarters(config)
-    if runs.get(SHARED):
-        seen = mean_of(runs, SHARED, "ess/consecutive/observation")
-        worth, bound = _interval(seen), MOST_LOST * batch
+    early, late = tables.quarters(config.looks)
+    if runs.get(tables.SHARED):
+        seen = tables.mean_of(runs, tables.SHARED, "ess/consecutive/observation")
+        worth, bound = tables.interval_of(seen), MOST_LOST * batch
         outcome = decide(worth, "below", bound, seeds=len(seen))
-        evidence = f"{batch} consecutive are worth {_text(worth)} independent ones; the bound is {bound:g}"
+        evidence = f"{batch} consecutive are worth {tables.text_of(worth)} independent ones; the bound is {bound:g}"
         yield _verdict("correlated stream", outcome, evidence, len(seen))
-        random, consecutive = (mean_of(runs, SHARED, f"ess/{kind}/gradient") for kind in ("random", "consecutive"))
+        random, consecutive = (
+            tables.mean_of(runs, tables.SHARED, f"ess/{kind}/gradient") for kind in ("random", "consecutive")
+        )
         ratio = stats.ratio_interval(list(random.values()), list(consecutive.values()))
         outcome = decide(ratio, "above", 1.0, seeds=len(random))
-        yield _verdict("variance of the updates", outcome, f"{_text(ratio)} times", len(random))
+        yield _verdict("variance of the updates", outcome, f"{tables.text_of(ratio)} times", len(random))
         yield from (
             _higher(
-                key, mean_of(runs, SHARED, higher, looks), mean_of(runs, SHARED, lower, other), f"{higher} - {lower}"
+                key,
+                tables.mean_of(runs, tables.SHARED, higher, looks),
+                tables.mean_of(runs, tables.SHARED, lower, other),
+                f"{higher} - {lower}",
             )
             for key, higher, looks, lower, other in (
                 ("direction", "cosine/all/uniform", slice(None), "cosine/newest/recent", slice(None)),
-                ("repetition", f"cosine/gap {_gap(batch)}/recent", slice(None), "cosine/apart/recent", slice(None)),
+                (
+                    "repetition",
+                    f"cosine/gap {tables.disjoint_gap(batch)}/recent",
+                    slice(None),
+                    "cosine/apart/recent",
+                    slice(None),
+                ),
                 ("replay remembers", "ranking/uniform", late, "ranking/recent", late),
                 ("replay remembers online", "ranking/single", late, "ranking/online", late),
             )
         )
         for key, name in (("forgetting", "recent"), ("forgetting online", "online")):
             tag = f"ranking/{name}"
-            change, seeds = _difference(mean_of(runs, SHARED, tag, late), mean_of(runs, SHARED, tag, early))
-            yield _verdict(key, decide(change, "below", seeds=seeds), f"late - early {_text(change, '+')}", seeds)
+            change, seeds = tables.difference_of(
+                tables.mean_of(runs, tables.SHARED, tag, late), tables.mean_of(runs, tables.SHARED, tag, early)
+            )
+            yield _verdict(
+                key, decide(change, "below", seeds=seeds), f"late - early {tables.text_of(change, '+')}", seeds
+            )
     for key, higher, lower in (("learning", "uniform", "recent"), ("learning online", "single", "online")):
         if runs.get(higher) and runs.get(lower):
-            ours, theirs = final_returns(config, runs, higher), final_returns(config, runs, lower)
+            ours, theirs = (
+                tables.final_returns(runs, higher, config.steps),
+                tables.final_returns(runs, lower, config.steps),
+            )
             yield _higher(key, ours, theirs, f"{higher} - {lower}")
 
 
-def _higher(key: str, values: BySeed, reference: BySeed, words: str) -> Verdict:
-    interval, seeds = _difference(values, reference)
-    return _verdict(key, decide(interval, "above", seeds=seeds), f"{words}: {_text(interval, '+')}", seeds)
+def _higher(key: str, values: tables.BySeed, reference: tables.BySeed, words: str) -> Verdict:
+    interval, seeds = tables.difference_of(values, reference)
+    return _verdict(key, decide(interval, "above", seeds=seeds), f"{words}: {tables.text_of(interval, '+')}", seeds)
 
 
 def _verdict(key: str, outcome: Outcome, evidence: str, seeds: int) -> Verdict:
     return Verdict(CLAIMS[key], outcome, f"{evidence}, {seeds} seeds")
 
 
-def _gap(batch: int) -> int:
-    """The smallest gap at which two consecutive batches share no transition."""
-    return min(gap for gap in GAPS if gap >= batch)
-
-
 def judge(config: CorrelationConfig, runs: Runs) -> Findings:
     """The tables on each stream that is there, and the verdicts."""
+    streams = [
+        name for name in (tables.SHARED, *(name for name in LEARNERS if name != tables.SHARED)) if runs.get(name)
+    ]
     batch = config.dqn.batch_size
-    streams = [name for name in (SHARED, *LEARNERS) if runs.get(name)]
-    streams = list(dict.fromkeys(streams))
-    tables = [table for name in streams for table in (_worth(config, runs, name), _directions(config, runs, name))]
-    tables += [_knowledge(config, runs, streams), _coverage(runs, streams, batch), _returns(config, runs, streams)]
+    shared = [tables.worth, tables.directions, tables.coverage] if tables.SHARED in streams else []
+    shown = (
+        *(table(runs, batch) for table in shared),
+        tables.agents(runs, streams, config.steps, batch),
+        tables.knowledge(runs, streams, config.looks),
+    )
     notes = (
         "In brackets: 95% bootstrap interval over seeds. Every measure is averaged over the looks of a run.",
         f"Learners: {'; '.join(f'{name}: {learner.definition}' for name, learner in LEARNERS.items())}.",
-        f"All learners of the stream of {SHARED} learn from what that agent lives through; on other streams one acts.",
+        f"On the stream of {tables.SHARED} all learners learn from what that agent lives through; others act alone.",
         "Ranking: share of the pairs of an early fall and another early transition that the network ranks rightly.",
         "A random batch from n transitions holds the newest one with probability 1 - (1 - 1/n)^batch: a large memory "
         "uses new experience late (Zhang & Sutton 2017).",
     )
-    return Findings(
-        tuple(tables), tuple(verdicts(config, runs)), notes, _summary(config, runs, streams), tuple(_rows(runs))
-    )
-
-
-def _worth(config: CorrelationConfig, runs: Runs, stream: str) -> Table:
-    batch = config.dqn.batch_size
-    rows = []
-    for name in (*SERIES, "observation", "gradient"):
-        columns = [f"ess/consecutive/{name}", f"ess/formula/{name}", f"ess/random/{name}", f"time/{name}"]
-        known = next(iter(runs[stream].values()))["measures"]
-        shown = (_text(_interval(mean_of(runs, stream, tag))) if tag in known else "" for tag in columns)
-        rows.append((name, *shown))
-    title = f"What {batch} transitions of the stream of {stream} are worth, in independent ones"
-    return Table(
-        title,
-        ("of", f"{batch} consecutive", "by the formula", f"{batch} at random", "autocorrelation time, steps"),
-        tuple(rows),
-    )
-
-
-def _directions(config: CorrelationConfig, runs: Runs, stream: str) -> Table:
-    disjoint = f"gap {_gap(config.dqn.batch_size)}"
-    wanted = {name: ["all", "apart"] for name in LEARNERS}
-    wanted["online"] = ["all", "newest", "gap 1", disjoint]
-    wanted["recent"] = ["all", "newest", "gap 1", disjoint, "apart"]
-    columns = ("all", "newest", "gap 1", disjoint, "apart")
-    rows = tuple(
-        (
-            name,
-            *(
-                _text(_interval(mean_of(runs, stream, f"cosine/{column}/{name}"))) if column in wanted[name] else ""
-                for column in columns
-            ),
-        )
-        for name in LEARNERS
-    )
-    heads = (
-        "batch",
-        "with all experience",
-        "newest batch with all",
-        "one update apart",
-        f"{disjoint.removeprefix('gap ')} updates apart",
-        "far apart or drawn anew",
-    )
-    return Table(f"Cosine between gradients on the stream of {stream}, at that agent's weights", heads, rows)
-
-
-def _knowledge(config: CorrelationConfig, runs: Runs, streams: Sequence[str]) -> Table:
-    early, late = quarters(config)
-    rows = []
-    for stream in streams:
-        for name in LEARNERS if stream == SHARED else (stream,):
-            before, after = (mean_of(runs, stream, f"ranking/{name}", looks) for looks in (early, late))
-            errors = (mean_of(runs, stream, f"{tag}/{name}", late) for tag in _ERRORS)
-            change = _text(_difference(after, before)[0], "+")
-            shown = [_text(_interval(values)) for values in (before, after)]
-            rows.append((stream, name, *shown, change, *(_text(_interval(values)) for values in errors)))
-    heads = (
-        "stream of",
-        "learner",
-        "ranking early",
-        "ranking late",
-        "late - early",
-        *(f"{tag}, late" for tag in _ERRORS),
-    )
-    return Table("What the network knows of the transitions before all learning", heads, tuple(rows))
-
-
-_ERRORS = ("fall error", "early TD error", "newest TD error")
-
-
-def _coverage(runs: Runs, streams: Sequence[str], batch: int) -> Table:
-    tags = [f"{tag}/{kind}" for tag in ("episodes", "age") for kind in ("consecutive", "random")] + ["newest/random"]
-    rows = tuple((name, *(_text(_interval(mean_of(runs, name, tag))) for tag in tags)) for name in streams)
-    heads = (
-        "stream of",
-        "episodes, consecutive",
-        "episodes, random",
-        "mean age of the newest, steps",
-        "mean age, random",
-        "share with the newest, random",
-    )
-    return Table(f"What a batch of {batch} spans", heads, rows)
-
-
-def _returns(config: CorrelationConfig, runs: Runs, streams: Sequence[str]) -> Table:
-    rows = tuple((name, _text(_interval(final_returns(config, runs, name)))) for name in streams)
-    return Table("Final return of each agent on its own stream", ("learner", "final return"), rows)
-
-
-def _text(interval: Interval, sign: str = "") -> str:
-    values = (interval.estimate, interval.low, interval.high)
-    digits = 2 if abs(interval.estimate) < 9.95 else 0 if abs(interval.estimate) >= 99.5 else 1
-    estimate, low, high = (f"{value:{sign}.{digits}f}" for value in values)
-    return estimate if np.isnan(interval.low) else f"{estimate} [{low}, {high}]"
+    found = tuple(verdicts(config, runs))
+    return Findings(shown, found, notes, _summary(config, runs, streams), tuple(_rows(runs)))
 
 
 def _summary(config: CorrelationConfig, runs: Runs, streams: Sequence[str]) -> dict[str, Any]:
     """Every measure of every stream with its interval, the ranking also early and late, and the final returns."""
-    early, late = quarters(config)
+    early, late = tables.quarters(config.looks)
     found: dict[str, Any] = {}
     for name in streams:
         tags = next(iter(runs[name].values()))["measures"]
         found[name] = {
             "seeds": len(runs[name]),
-            "final_return": plain_interval(_interval(final_returns(config, runs, name))),
-            "measures": {tag: plain_interval(_interval(mean_of(runs, name, tag))) for tag in tags},
-            "early": {tag: plain_interval(_interval(mean_of(runs, name, tag, early))) for tag in _of_learners(tags)},
-            "late": {tag: plain_interval(_interval(mean_of(runs, name, tag, late))) for tag in _of_learners(tags)},
+            "final_return": plain_interval(tables.interval_of(tables.final_returns(runs, name, config.steps))),
+            "measures": {tag: plain_interval(tables.interval_of(tables.mean_of(runs, name, tag))) for tag in tags},
+            "early": {
+                tag: plain_interval(tables.interval_of(tables.mean_of(runs, name, tag, early)))
+                for tag in _of_learners(tags)
+            },
+            "late": {
+                tag: plain_interval(tables.interval_of(tables.mean_of(runs, name, tag, late)))
+                for tag in _of_learners(tags)
+            },
         }
     return {"env": ENV, "steps": config.steps, "streams": found}
 
 
 def _of_learners(tags: Mapping[str, Any]) -> list[str]:
-    return [tag for tag in tags if tag.startswith(("ranking/", *(f"{error}/" for error in _ERRORS)))]
+    return [tag for tag in tags if tag.startswith(("ranking/", *(f"{error}/" for error in tables.ERRORS)))]
 
 
 def _rows(runs: Runs) -> Iterator[dict[str, Any]]:
@@ -428,7 +325,7 @@ def _rows(runs: Runs) -> Iterator[dict[str, Any]]:
 
 def draw(config: CorrelationConfig, runs: Runs) -> Mapping[str, Figure]:
     """One figure of the shared stream: autocorrelation, worth, directions, forgetting."""
-    records = list(runs.get(SHARED, {}).values())
+    records = list(runs.get(tables.SHARED, {}).values())
     if not records:
         return {}
     batch = config.dqn.batch_size
@@ -437,14 +334,21 @@ def draw(config: CorrelationConfig, runs: Runs) -> Mapping[str, Figure]:
     series = {name: _curve(LAGS, [r["autocorrelation"][name] for r in records]) for name in (*SERIES, "drawn")}
     correlation_plots.autocorrelations(axes[0], series, batch)
     quantities = (*SERIES, "observation", "gradient")
-    kinds = ("consecutive", "random")
-    worth = {name: tuple(_interval(mean_of(runs, SHARED, f"ess/{k}/{name}")) for k in kinds) for name in quantities}
-    correlation_plots.worth(axes[1], worth, batch)
+    worths = {
+        kind: {
+            name: tables.interval_of(tables.mean_of(runs, tables.SHARED, f"ess/{kind}/{name}")) for name in quantities
+        }
+        for kind in ("consecutive", "random")
+    }
+    correlation_plots.worth(axes[1], worths["consecutive"], worths["random"], batch)
     apart = {
         name: _curve(GAPS, [[np.mean(r["measures"][f"cosine/gap {gap}/{name}"]) for gap in GAPS] for r in records])
         for name in ("recent", "online")
     }
-    levels = {name: _interval(mean_of(runs, SHARED, f"cosine/apart/{name}")) for name in ("uniform", "single")}
+    levels = {
+        name: tables.interval_of(tables.mean_of(runs, tables.SHARED, f"cosine/apart/{name}"))
+        for name in ("uniform", "single")
+    }
     correlation_plots.directions(axes[2], apart, levels)
     steps = np.mean([r["step"] for r in records], axis=0)
     known = {name: _curve(steps, [r["measures"][f"ranking/{name}"] for r in records]) for name in LEARNERS}

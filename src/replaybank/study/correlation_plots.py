@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from replaybank.study.plots import COLOURS, INK, LINES, PALE, Curve
 from replaybank.study.stats import Interval
 
+Corner = Literal["upper right", "lower left", "lower center"]
 Style = tuple[str, Literal["-"] | tuple[float, tuple[float, ...]]]
 SERIES_STYLES: dict[str, Style] = {
     "position": ("#56B4E9", "-"),
@@ -20,41 +21,35 @@ SERIES_STYLES: dict[str, Style] = {
     "TD error": (INK, "-"),
     "drawn": (COLOURS["uniform"], (0, (2, 2))),
 }
-LEGEND: dict[str, Any] = {
-    "fontsize": 8,
-    "frameon": False,
-    "handlelength": 2.6,
-    "borderaxespad": 0.2,
-    "labelspacing": 0.25,
-}
 
 
 def autocorrelations(ax: Axes, curves: Mapping[str, Curve], batch: int) -> None:
     """Autocorrelation against lag, a line a series with its band."""
-    names = {"drawn": "TD error, drawn at random"}
+    names = {"drawn": "TD error, shuffled"}
     for name, curve in curves.items():
         colour, line = SERIES_STYLES[name]
         _band(ax, curve, colour, line, names.get(name, name))
-    ax.set_xscale("log", base=2)
-    ax.axvline(batch, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
-    ax.annotate(f"{batch}", (batch, 1.02), ha="right", va="top", fontsize=8, xytext=(-2, 0), textcoords="offset points")
     ax.axhline(0, color=INK, linewidth=0.6)
+    _powers(ax, (1, 4, 16, 64, 256, 1000))
+    ax.vlines(batch, -0.25, 1, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
+    ax.set_ylim(-0.25, 1.45)
+    ax.set_yticks([0, 0.5, 1])
     _finish(ax, "lag, steps", "autocorrelation", "upper right")
 
 
-def worth(ax: Axes, found: Mapping[str, tuple[Interval, Interval]], batch: int) -> None:
-    """What a batch is worth: for each quantity the effective sample size, consecutive and at random."""
-    for place, pair in enumerate(found.values()):
-        for interval, name, marker in zip(pair, ("recent", "uniform"), ("o", "D"), strict=True):
-            ax.hlines(place, interval.low, interval.high, color=COLOURS[name], linewidth=2.5)
-            label = f"{batch} {'consecutive' if name == 'recent' else 'at random'}" if place == 0 else None
-            ax.plot(interval.estimate, place, marker, markersize=5, color=COLOURS[name], label=label)
-    ax.set_yticks(range(len(found)), list(found))
-    ax.set_ylim(len(found) - 0.4, -0.6)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
+def worth(ax: Axes, consecutive: Mapping[str, Interval], random: Mapping[str, Interval], batch: int) -> None:
+    """The effective sample size of a batch for each quantity, of consecutive transitions and of random ones."""
+    drawn = (("recent", "o", consecutive, "consecutive"), ("uniform", "D", random, "at random"))
+    for name, marker, found, words in drawn:
+        places, estimates = range(len(found)), [interval.estimate for interval in found.values()]
+        low, high = [interval.low for interval in found.values()], [interval.high for interval in found.values()]
+        ax.hlines(places, low, high, color=COLOURS[name], linewidth=2.5)
+        ax.plot(estimates, places, marker, markersize=5, color=COLOURS[name], label=f"{batch} {words}")
+    ax.set_yticks(range(len(random)), list(random))
+    ax.set_ylim(len(random) + 1.1, -0.6)  # room for the legend below
+    _powers(ax, (1, 2, 4, 8, 16, 32, 64))
     ax.set_xlim(0.9, 110)
-    _finish(ax, "independent transitions they are worth", "", "center right")
+    _finish(ax, "independent transitions they are worth", "", "lower center")
     ax.grid(axis="x", color=PALE, linewidth=0.6)
     ax.grid(visible=False, axis="y")
 
@@ -66,7 +61,9 @@ def directions(ax: Axes, curves: Mapping[str, Curve], levels: Mapping[str, Inter
         ax.axhline(interval.estimate, color=COLOURS[name], linestyle=LINES[name], linewidth=1.6, label=name)
     for name, curve in curves.items():
         _band(ax, curve, COLOURS[name], LINES[name], name, marker="o" if name == "recent" else "s")
-    ax.set_xscale("log", base=2)
+    ax.set_ylim(-0.05, 1.45)
+    ax.set_yticks([0, 0.5, 1])
+    _powers(ax, (1, 4, 16, 64, 256))
     _finish(ax, "updates between the two batches", "cosine between their gradients", "upper right")
 
 
@@ -85,7 +82,7 @@ def titled(figure: Figure, axes: Sequence[Axes], titles: Sequence[str]) -> None:
     """A letter and a title above each part."""
     for ax, letter, title in zip(axes, "abcd", titles, strict=True):
         ax.set_title(f"({letter}) {title}", fontsize=9, loc="left", color=INK)
-    figure.subplots_adjust(left=0.135, right=0.985, top=0.955, bottom=0.075, wspace=0.42, hspace=0.36)
+    figure.subplots_adjust(left=0.135, right=0.97, top=0.955, bottom=0.075, wspace=0.42, hspace=0.36)
 
 
 def _band(
@@ -102,11 +99,16 @@ def _band(
     )
 
 
-def _finish(ax: Axes, xlabel: str, ylabel: str, legend: str) -> None:
+def _powers(ax: Axes, ticks: Sequence[int]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+
+
+def _finish(ax: Axes, xlabel: str, ylabel: str, legend: Corner) -> None:
     ax.set_xlabel(xlabel, fontsize=8.5)
     ax.set_ylabel(ylabel, fontsize=8.5)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color=PALE, linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.legend(loc=legend, **LEGEND)
+    ax.legend(loc=legend, fontsize=8, frameon=False, handlelength=2.6, borderaxespad=0.2, labelspacing=0.25)

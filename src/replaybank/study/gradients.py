@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.int64]
 
 
@@ -27,21 +28,19 @@ class TransitionGradients:
     inputs: tuple[Floats, ...]
     slopes: tuple[Floats, ...]
 
-    def of_batches(self, ids: Ids) -> Floats:
+    def of_batches(self, ids: Ids) -> Vectors:
         """The gradient [K, parameters] of the mean loss of each batch of transitions; `ids` [K, B]."""
         layers = [
             np.matmul(inputs[ids].swapaxes(1, 2), slopes[ids]).reshape(len(ids), -1)
             for inputs, slopes in zip(self.inputs, self.slopes, strict=True)
         ]
-        gradients: Floats = np.concatenate(layers, axis=1) / np.float32(ids.shape[1])
-        return gradients
+        return np.concatenate(layers, axis=1) / np.float32(ids.shape[1])
 
-    def of_all(self) -> Floats:
+    def of_all(self) -> Vectors:
         """The gradient [parameters] of the mean loss of all transitions."""
         pairs = zip(self.inputs, self.slopes, strict=True)
-        sums = np.concatenate([(inputs.T @ slopes).reshape(-1) for inputs, slopes in pairs])
-        gradient: Floats = sums / np.float32(len(self.slopes[0]))
-        return gradient
+        sums = [(inputs.T @ slopes).reshape(-1) for inputs, slopes in pairs]
+        return np.concatenate(sums) / np.float32(len(self.slopes[0]))
 
     def variance(self) -> float:
         """Mean squared distance of one transition's gradient from that of all."""

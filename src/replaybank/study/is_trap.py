@@ -14,7 +14,7 @@ w = (p_min / p)^(alpha beta). So one draw moves its value on average N P w times
 With beta 1 that is p_min^alpha / mean of p^alpha for every transition alike: uniform replay with a smaller step, never
 a larger one. The more the priorities differ, the smaller it is, for a transition whose error is 0 has a priority of
 epsilon, 1e-6, and no weight exceeds 1. In a small memory the few transitions with an error make up the mean, and
-learning is up to a hundred times slower. In a large memory the mass of those without one does, and full correction
+learning is more than a hundred times slower. In a large memory the mass of those without one does, and full correction
 comes back towards the speed of uniform replay: the whole gain is given away. In between, beta 0.4, the paper's first
 value, is slower than uniform in small memories and faster in large ones.
 
@@ -182,18 +182,22 @@ _PRODUCT = "expected here from N P w (docstring of is_trap.py)"
 SMALL = 4
 """States of the walk at which partial correction is expected to be slower than uniform replay."""
 FASTER = Claim(
-    "faster without", "without importance weights it is far faster", "Schaul et al. 2016, sec. 3.3, fig. 2 right"
+    "faster without",
+    "without importance weights prioritized replay needs far fewer updates than uniform",
+    "Schaul et al. 2016, sec. 3.3, fig. 2 right (there with linear values)",
 )
 SLOWER = {
     f"beta 1, {norm}": Claim(
-        f"slower, {norm}", f"with full importance weights (beta 1, largest of the {norm}) it is slower", source
+        f"slower, {norm}",
+        f"with full importance weights (beta 1, largest of the {norm}) prioritized replay is slower than uniform",
+        source,
     )
     for norm, source in (("batch", _REPORT), ("buffer", _PRODUCT))
 }
 CROSSING = {
     f"beta 0.4, {norm}": Claim(
         f"crossing, {norm}",
-        f"with beta 0.4 (largest of the {norm}) it is slower in small memories and faster in large ones",
+        f"with beta 0.4 (largest of the {norm}) it is slower than uniform in small memories and faster in large ones",
         _PRODUCT,
     )
     for norm in ("batch", "buffer")
@@ -227,6 +231,13 @@ def judge(config: TrapConfig, runs: Runs) -> Findings:
     return Findings(tuple(tables), tuple(verdicts), _NOTES, _summary(config, times, values), tuple(rows))
 
 
+def relative(values: Times, reference: Times) -> list[float]:
+    """The ratio of the medians in each size of the walk; infinite where the first never learnt it."""
+    ratios = np.full(len(values.medians), np.inf)
+    np.divide(values.medians, reference.medians, out=ratios, where=np.isfinite(values.medians))
+    return [float(ratio) for ratio in ratios]
+
+
 def crossing(states: Sequence[int], ratios: Sequence[float]) -> str:
     """Between which sizes of the walk the ratio to uniform replay falls below 1 and stays there."""
     above = [k for k, ratio in enumerate(ratios) if not ratio < 1]
@@ -251,11 +262,11 @@ def _ratios(config: TrapConfig, times: Mapping[str, Times]) -> Table:
     rows = []
     for name, one in times.items():
         if name != "uniform" and "uniform" in times:
-            medians = one.medians / times["uniform"].medians
-            worst = int(np.argmax(medians))
+            ratios = relative(one, times["uniform"])
+            worst = int(np.argmax(ratios))
             at_first, at_worst, at_last = (told(ratio_at(one, times["uniform"], k)[0], 2, "\n") for k in (0, worst, -1))
             largest = f"{at_worst}\nat n = {config.states[worst]}"
-            rows.append((name, at_first, largest, at_last, crossing(config.states, medians.tolist())))
+            rows.append((name, at_first, largest, at_last, crossing(config.states, ratios)))
     columns = ("arm", f"n = {config.states[0]}", "largest", f"n = {config.states[-1]}", "below 1\nfor good")
     return Table("Updates relative to uniform replay (above 1: slower)", columns, tuple(rows))
 
@@ -276,8 +287,8 @@ def _walk_verdicts(config: TrapConfig, times: Mapping[str, Times]) -> Iterator[V
     for name, claim in SLOWER.items():
         if name in times:
             interval, seeds = ratio(name, last)
-            medians = times[name].medians / times["uniform"].medians
-            worst = f"at most {np.max(medians):,.3g} at n = {config.states[int(np.argmax(medians))]}"
+            ratios = relative(times[name], times["uniform"])
+            worst = f"at most {max(ratios):,.3g} at n = {config.states[int(np.argmax(ratios))]}"
             evidence = f"updates relative to uniform at n = {last}: {told(interval, 2)}; {worst}; {seeds} seeds"
             yield Verdict(claim, decide(interval, "above", 1.0, seeds=seeds), evidence)
     for name, claim in CROSSING.items():
@@ -314,11 +325,19 @@ def _summary(
                 "seeds": len(one.seeds),
                 "median_updates": one.medians.tolist(),
                 "not_learnt": np.isinf(one.updates).sum(axis=0).tolist(),
+                **(
+                    _relative_summary(config, one, times["uniform"]) if name != "uniform" and "uniform" in times else {}
+                ),
             }
             for name, one in times.items()
         },
         "two_rewards": two_rewards.summary(config.two_rewards_alpha, values),
     }
+
+
+def _relative_summary(config: TrapConfig, one: Times, uniform: Times) -> dict[str, Any]:
+    ratios = relative(one, uniform)
+    return {"relative_to_uniform": ratios, "below_uniform_for_good": crossing(config.states, ratios)}
 
 
 def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
@@ -328,14 +347,14 @@ def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
     figures = {}
     if "uniform" in times:
         transitions = [Cliffwalk(n).transitions for n in config.states]
-        figure = Figure(figsize=(10.4, 5.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         walk_plots.scaling(
             left, {name: curve_of(one) for name, one in times.items()}, "Updates until the walk is learnt", "updates"
         )
         walk_plots.diagonal(left, transitions)
         walk_plots.legend_below(figure, left, 4)
-        uniform = times["uniform"].medians
+        uniform = np.where(np.isinf(times["uniform"].medians), np.nan, times["uniform"].medians)
         relative = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
         walk_plots.scaling(right, relative, "Relative to uniform replay", "times the median of uniform")
         walk_plots.level(right, 1.0, "as slow as uniform")

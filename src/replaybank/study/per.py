@@ -81,7 +81,9 @@ class PerConfig:
             ),
         )
     )
-    lunarlander: Task = field(default_factory=lambda: Task("LunarLander-v3", 60_000, 20.0, LUNARLANDER))
+    lunarlander: Task = field(
+        default_factory=lambda: Task("LunarLander-v3", 50_000, 20.0, replace(LUNARLANDER, n_step=3))
+    )
 
     def check_valid(self) -> None:
         """Raise SettingError naming the flag, what was given and what is expected; also for an unfit environment."""

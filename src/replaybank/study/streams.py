@@ -55,7 +55,7 @@ class Past:
 
 @dataclass(frozen=True)
 class Look:
-    """A moment of training in lock step: after `step` steps, of the seed at place `place`."""
+    """A moment of training in lock step: after `step` steps, the seed at place `place`. Holds while training halts."""
 
     step: int
     place: int

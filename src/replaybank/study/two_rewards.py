@@ -172,7 +172,7 @@ NOTE = (
 
 def draw(alpha: float, values: Values) -> Figure:
     """The closed form by beta, and what was learnt."""
-    figure = Figure(figsize=(5.2, 5.0), layout="constrained")
+    figure = Figure(figsize=(4.8, 4.8), layout="constrained")
     ax = figure.subplots()
     betas = np.linspace(0, 1, 101)
     exact = {

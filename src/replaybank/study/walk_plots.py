@@ -53,6 +53,8 @@ class Curve:
 
 def scaling(ax: Axes, curves: Mapping[str, Curve], title: str, ylabel: str) -> None:
     """A line a name against the number of transitions, both axes logarithmic, over the faint range of its runs."""
+    ax.set_xscale("log")  # before anything is drawn: a band of nothing leaves no scale to change
+    ax.set_yscale("log")
     for name, curve in curves.items():
         style = STYLES.get(name, _OTHER)
         ax.fill_between(curve.transitions, curve.low, curve.high, color=style.colour, alpha=0.15, linewidth=0)
@@ -66,8 +68,6 @@ def scaling(ax: Axes, curves: Mapping[str, Curve], title: str, ylabel: str) -> N
             linewidth=1.6,
             label=name,
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     ax.set_title(title, fontsize=11, color=INK)
     ax.set_xlabel("transitions in the memory, 2^(n+1) - 2", fontsize=10)
     ax.set_ylabel(ylabel, fontsize=10)
