@@ -199,10 +199,9 @@ def draw(config: CapacityConfig, runs: Runs) -> dict[str, Figure]:
 
 def over_capacity(title: str, steps: int, lines: Mapping[str, Mapping[int, Performance]]) -> Figure:
     """Final returns and areas of each line's performances, by capacity."""
-    figure = Figure(figsize=(10, 4.8))
+    figure = Figure(figsize=(8, 3.6))
     seeds = max(ours.seeds for by_capacity in lines.values() for ours in by_capacity.values())
     subtitle = f"{steps:,} steps, {seeds} paired seeds; dots: one seed each; bars: 95% bootstrap interval of the mean"
-    plots.heading(figure, title, subtitle)
     left, right = figure.subplots(1, 2)
     finals = {k: {c: list(ours.final_returns.values()) for c, ours in line.items()} for k, line in lines.items()}
     areas = {k: {c: list(ours.areas.values()) for c, ours in line.items()} for k, line in lines.items()}
@@ -210,8 +209,8 @@ def over_capacity(title: str, steps: int, lines: Mapping[str, Mapping[int, Perfo
     area_means = {k: {c: ours.area for c, ours in line.items()} for k, line in lines.items()}
     plots.over_capacity(left, finals, final_means, "final return (last 20% of steps)")
     plots.over_capacity(right, areas, area_means, "area under the curve (mean return)")
-    figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=len(lines), frameon=False, fontsize=11)
-    figure.subplots_adjust(left=0.07, right=0.99, top=0.84, bottom=0.12, wspace=0.18)
+    left.legend(frameon=False, fontsize=plots.TEXT)
+    plots.caption(figure, title, subtitle, {})
     return figure
 
 

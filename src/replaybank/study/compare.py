@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
@@ -311,20 +312,65 @@ def _rows(found: Mapping[str, Performance], rates: Mapping[str, float]) -> Itera
 
 
 def draw(config: CompareConfig, runs: Runs) -> dict[str, Figure]:
-    """The learning curves and each seed's final return; and the table of replay and target network."""
+    """The learning curves and each seed's final return; the differences; and the table of replay and target network."""
     found = _found(config, runs, dict.fromkeys(config.arms, config.dqn.learning_rate))
     threshold = threshold_of(config.env)
     seeds = max(arm.seeds for arm in found.values())
     title = f"DQN on {config.env}: one agent, {len({arm.removesuffix(NO_TARGET) for arm in found})} memories"
     subtitle = f"mean over {seeds} paired seeds; bands and bars: 95% bootstrap interval over seeds; dots: one seed each"
-    figure = Figure(figsize=(11, 5.6))
+    figure = Figure(figsize=(8, 3.6))
     left, right = figure.subplots(1, 2, width_ratios=(2.1, 1))
     shown = {name: arm for name, arm in found.items() if not name.endswith(NO_TARGET)} or found
     plots.learning_curves(left, {name: arm.curve for name, arm in shown.items()}, threshold)
     finals = {name: list(arm.final_returns.values()) for name, arm in shown.items()}
     plots.final_returns(right, finals, {name: arm.mean for name, arm in shown.items()}, threshold)
     plots.caption(figure, title, subtitle, {name: ARMS[name] for name in shown})
-    return {"learning_curves": figure}
+    figures = {"learning_curves": figure}
+    differences = [pair for pair in (difference(found, *names) for names in PAIRS) if pair]
+    if differences:
+        figures["differences"] = _draw_differences(config, shown, differences)
+    if any(name.endswith(NO_TARGET) for name in found):
+        figures["replay_and_target"] = _draw_grid(config, found)
+    return figures
+
+
+def _draw_differences(
+    config: CompareConfig, found: Mapping[str, Performance], differences: Sequence[Difference]
+) -> Figure:
+    """What is claimed of pairs of arms, and how the seeds of those in `found` are spread."""
+    figure = Figure(figsize=(8, 3.4))
+    left, right = figure.subplots(1, 2)
+    plots.intervals(left, {f"{pair.name} - {pair.reference}": pair.interval for pair in differences})
+    left.set_xlabel("difference of the final return")
+    finals = {name: np.array(list(arm.final_returns.values())) for name, arm in found.items()}
+    together = np.concatenate(list(finals.values()))
+    thresholds = np.linspace(together.min(), together.max(), 200)
+    plots.profile(
+        right, thresholds, {name: stats.performance_profile(ours, thresholds) for name, ours in finals.items()}
+    )
+    right.set_xlabel("final return")
+    seeds = max(arm.seeds for arm in found.values())
+    subtitle = (
+        f"{seeds} paired seeds. Left: mean difference with its 95% bootstrap interval. "
+        "Right: share of the seeds that end above a return, with 95% Wilson bounds at each"
+    )
+    plots.caption(figure, f"DQN on {config.env}: what the seeds allow to say", subtitle, dict.fromkeys(finals, ""))
+    return figure
+
+
+def _draw_grid(config: CompareConfig, found: Mapping[str, Performance]) -> Figure:
+    """Replay against target network, as in Mnih et al.'s table."""
+    cells = {
+        (name.removesuffix(NO_TARGET), "no target network" if name.endswith(NO_TARGET) else "target network"): arm.mean
+        for name, arm in found.items()
+        if name != "prioritized"
+    }
+    figure = Figure(figsize=(5.5, 2.8))
+    plots.grid(figure.subplots(), cells)
+    seeds = max(arm.seeds for arm in found.values())
+    subtitle = f"mean final return over {seeds} paired seeds, 95% bootstrap interval"
+    plots.caption(figure, f"Replay and target network on {config.env}", subtitle, {})
+    return figure
 
 
 STUDY = Study(

@@ -318,7 +318,7 @@ def _rows(config: MinAtarConfig, runs: Runs, names: Sequence[str]) -> list[dict[
 def draw(config: MinAtarConfig, runs: Runs) -> Mapping[str, Figure]:
     """The learning curves with the published values, and each seed's return at the end."""
     found = performances({name: runs[name] for name in config.conditions if runs.get(name)}, config.frames, None)
-    figure = Figure(figsize=(11, 5.6))
+    figure = Figure(figsize=(8, 3.8))
     left, right = figure.subplots(1, 2, width_ratios=(2.1, 1))
     plots.learning_curves(left, {name: each.curve for name, each in found.items()})
     for name in found:
@@ -339,7 +339,9 @@ def _published(ax: Axes, name: str, by_frame: Mapping[int, float], frames: int) 
     colour = plots.COLOURS[name]
     for frame, value in by_frame.items():
         if frame <= frames:
-            ax.scatter([frame], [value], s=64, facecolors="white", edgecolors=colour, linewidths=2, zorder=5)
+            ax.scatter(
+                [frame], [value], s=64, facecolors="white", edgecolors=colour, linewidths=2, zorder=5, clip_on=False
+            )
             _note(ax, f"published: {value:g}", (frame, value), "right")
     if by_frame and min(by_frame) > frames:
         first = min(by_frame)
@@ -350,7 +352,7 @@ def _published(ax: Axes, name: str, by_frame: Mapping[int, float], frames: int) 
 
 
 def _note(ax: Axes, text: str, place: tuple[float, float], side: Literal["left", "right"]) -> None:
-    ax.annotate(text, place, xytext=(0, 6), textcoords="offset points", ha=side, fontsize=9, color=plots.INK)
+    ax.annotate(text, place, xytext=(0, 6), textcoords="offset points", ha=side, fontsize=plots.TEXT, color=plots.INK)
 
 
 STUDY = Study(

@@ -270,11 +270,9 @@ def _summary(config: PerConfig, found: Mapping[str, Mapping[str, Performance]]) 
 def draw(config: PerConfig, runs: Runs) -> dict[str, Figure]:
     """Learning curves, a row for each task, a column for each learning rate."""
     found = {name: ours for name in config.tasks if (ours := findings_of(config, name, runs))}
-    figure = Figure(figsize=(10, 3 * len(found) + 1.2))
-    height = figure.get_figheight()
+    figure = Figure(figsize=(8, 2.5 * len(found) + 0.2))
     seeds = max(one.seeds for ours in found.values() for one in ours.values())
     subtitle = f"mean over {seeds} paired seeds; bands: 95% bootstrap interval over seeds"
-    plots.heading(figure, "The same DQN, five ways to draw from its memory", subtitle)
     for line, axes in zip(found, figure.subplots(len(found), len(RATES), squeeze=False, sharey="row"), strict=True):
         task: Task = getattr(config, line)
         for ax, rate in zip(axes, RATES, strict=True):
@@ -282,14 +280,12 @@ def draw(config: PerConfig, runs: Runs) -> dict[str, Figure]:
             if curves:
                 plots.learning_curves(ax, curves)
             learning_rate = task.dqn.learning_rate / (4 if rate else 1)
-            ax.set_title(f"{task.env}, learning rate {learning_rate:g}", fontsize=11, loc="left")
+            ax.set_title(f"{task.env}, learning rate {learning_rate:g}", fontsize=plots.TEXT, loc="left")
             ax.set_ylabel("" if rate else "return")
             ax.locator_params(axis="x", nbins=4)
             if task is not getattr(config, list(found)[-1]):
                 ax.set_xlabel("")
-    first = figure.axes[0]
-    figure.legend(*first.get_legend_handles_labels(), loc="lower center", ncols=len(config.arms), frameon=False)
-    figure.subplots_adjust(left=0.08, right=0.965, top=1 - 0.95 / height, bottom=0.85 / height, hspace=0.3, wspace=0.12)
+    plots.caption(figure, "The same DQN, five ways to draw from its memory", subtitle, dict.fromkeys(config.arms, ""))
     return {"per": figure}
 
 

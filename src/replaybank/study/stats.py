@@ -7,7 +7,7 @@ How often an interval of 95% holds the truth is measured, not believed: `python 
 studies/coverage.csv. The plain percentile bootstrap of few seeds does not (Colas et al. 2019, "A hitchhiker's guide to
 statistical comparisons of reinforcement learning algorithms", find the same in their tests), so every method here was
 chosen by its coverage at 5 to 30 seeds. Bootstrap intervals of means stay short where a rare value carries the mean:
-of 10 exponential values 90% hold it instead of 95%.
+of 10 exponential values 90% hold it instead of 95%, of 5 returns with rare failures 82%.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def stratified_interval(
     groups: one value per run, by task; every task's runs are resampled among themselves, since another experiment
     would have the same tasks. A task counts by its number of runs, and its values must be on a scale shared by all
     tasks. Expanded as for the mean in `bootstrap_interval`, whatever the statistic, with the degrees of freedom of
-    Satterthwaite 1946; measured coverage of 3 tasks of 10 runs: 94 to 96%. No interval if a group has fewer than two
+    Satterthwaite 1946; measured coverage of 2 tasks of 10 runs: 95 to 97%. No interval if a group has fewer than two
     runs. 10,000 resamples.
     """
     samples = [np.asarray(group, dtype=np.float64) for group in groups]
@@ -253,7 +253,7 @@ def log_slope(x: Sample, y_by_seed: Sequence[Sample] | Array, *, confidence: flo
 
     x: [points], positive, at least two different. y_by_seed: [seeds, points], positive. Whole seeds are resampled
     (10,000 times), so what a seed's points share is kept. A plain percentile interval: wide enough for medians,
-    measured coverage of 95% intervals of 10 seeds: 96%. No interval with fewer than two seeds or where a value is not
+    measured coverage of 95% intervals of 10 seeds: 95%. No interval with fewer than two seeds or where a value is not
     finite. An infinite y (a run that never got there) leaves the estimate as long as the medians are finite.
     """
     place, values = np.asarray(x, dtype=np.float64), np.asarray(y_by_seed, dtype=np.float64)
