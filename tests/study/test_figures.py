@@ -68,15 +68,7 @@ def test_the_stream_is_cartpoles_and_its_batches_are_a_row_and_a_random_draw() -
     assert np.abs(found.shuffled[1:]).max() < 0.12 < found.in_order[5]
 
 
-def test_autocorrelation_of_an_autoregressive_series_is_its_coefficients_powers() -> None:
-    noise = np.random.default_rng(3).normal(size=200_000)
-    values = np.array(list(itertools.accumulate(noise, lambda before, new: 0.8 * before + new)))
-    np.testing.assert_allclose(numbers.autocorrelation(values, 5), 0.8 ** np.arange(6), atol=0.015)
-
-
-def test_effective_size_is_the_ratio_of_variances_of_means() -> None:
-    assert numbers.effective_size(np.eye(1, 32)[0]) == pytest.approx(32)
-    assert numbers.effective_size(np.ones(32)) == pytest.approx(1)
+def test_what_a_consecutive_batch_is_worth_is_the_ratio_of_variances_of_means() -> None:
     found = numbers.stream()
     means = np.convolve(found.angles, np.full(32, 1 / 32), mode="valid")
     assert found.consecutive_worth == pytest.approx(found.angles.var() / means.var(), rel=0.02)
