@@ -210,7 +210,7 @@ def over_capacity(title: str, steps: int, lines: Mapping[str, Mapping[int, Perfo
     area_means = {k: {c: ours.area for c, ours in line.items()} for k, line in lines.items()}
     plots.over_capacity(left, finals, final_means, "final return (last 20% of steps)")
     plots.over_capacity(right, areas, area_means, "area under the curve (mean return)")
-    left.legend(frameon=False, fontsize=10)
+    figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=len(lines), frameon=False, fontsize=11)
     figure.subplots_adjust(left=0.07, right=0.99, top=0.84, bottom=0.12, wspace=0.18)
     return figure
 

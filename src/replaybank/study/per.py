@@ -284,11 +284,12 @@ def draw(config: PerConfig, runs: Runs) -> dict[str, Figure]:
             learning_rate = task.dqn.learning_rate / (4 if rate else 1)
             ax.set_title(f"{task.env}, learning rate {learning_rate:g}", fontsize=11, loc="left")
             ax.set_ylabel("" if rate else "return")
+            ax.locator_params(axis="x", nbins=4)
             if task is not getattr(config, list(found)[-1]):
                 ax.set_xlabel("")
     first = figure.axes[0]
     figure.legend(*first.get_legend_handles_labels(), loc="lower center", ncols=len(config.arms), frameon=False)
-    figure.subplots_adjust(left=0.08, right=0.985, top=1 - 0.95 / height, bottom=0.85 / height, hspace=0.3, wspace=0.08)
+    figure.subplots_adjust(left=0.08, right=0.965, top=1 - 0.95 / height, bottom=0.85 / height, hspace=0.3, wspace=0.12)
     return {"per": figure}
 
 
