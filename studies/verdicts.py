@@ -15,8 +15,8 @@ PAGE = HERE.parent / "docs" / "verdicts.md"
 HEAD = """# Verdicts
 
 What the literature says of replay, and what our runs say of it. This page is made from the results under
-[studies](../studies/README.md) by `python studies/verdicts.py`; [studies.md](studies.md) tells how verdicts come about. In brackets: 95%
-intervals.
+[studies](../studies/README.md) by `python studies/verdicts.py`; [studies.md](studies.md) tells how verdicts come about.
+In brackets: 95% intervals, where a study does not say otherwise.
 """
 
 
