@@ -104,6 +104,17 @@ def test_it_is_committed_with_its_outputs_and_nobodys_paths() -> None:
     claims(printed(notebook))
 
 
+def test_the_full_result_it_shows_is_the_committed_one() -> None:
+    # after a new run of the study:
+    # jupyter nbconvert --to notebook --execute --inplace notebooks/experience_replay.ipynb
+    arms = json.loads((LESSON.parent.parent / "studies/compare/default/summary.json").read_text())["arms"]
+    text = printed(nbformat.read(LESSON, as_version=4))
+    for name, arm in arms.items():
+        mean = arm["final_return"]["mean"]
+        shown = f"{mean['estimate']:4.0f} [{mean['low']:.0f}, {mean['high']:.0f}]"
+        assert re.search(rf"^ +{name} +{re.escape(shown.strip())} ", text, re.M)
+
+
 def test_every_question_has_an_answer_to_open() -> None:
     pages = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
     questions = next(page for page in pages if "## Questions" in page)
