@@ -87,7 +87,9 @@ VALUES = {
     for name in ("replay", "online")
 }
 SMALL_FRAMES = 200_000
-MEASURED: dict[str, dict[str, Interval]] = {"Breakout": {"replay": Interval(5.92, 5.65, 6.16)}}
+MEASURED: dict[str, dict[str, Interval]] = {
+    "Breakout": {"replay": Interval(5.92, 5.65, 6.16), "online": Interval(2.53, 2.16, 2.74)}
+}
 """What the preset `small` is held against: this project's own runs at its frames, game and condition."""
 OURS = {
     name: Claim(
