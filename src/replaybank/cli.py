@@ -10,7 +10,7 @@ from replaybank.study import SettingError
 _STUDY = "'replaybank[study]'"
 _PACKAGES = dict.fromkeys(
     ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
-) | {"wandb": "wandb", "plotly": "plotly"}
+) | {"wandb": "wandb", "plotly": "'replaybank[inspect]'"}
 
 _HELP = """usage: replaybank COMMAND [flags]
 
@@ -18,6 +18,7 @@ _HELP = """usage: replaybank COMMAND [flags]
   study list         the experiments there are
   study run NAME     run one; NAME --help shows its flags
   study plot DIR     judge and draw a study again from its files
+  figures            draw the ideas behind replay
   inspect PATH       look inside a saved buffer
 
 Each command explains its flags with --help."""
@@ -90,6 +91,12 @@ def _study_plot(given: list[str]) -> int:
     return int(_cli(plot, "replaybank study plot", given))
 
 
+def _figures(given: list[str]) -> int:
+    from replaybank.study.figures import figures
+
+    return int(_cli(figures, "replaybank figures", given))
+
+
 def _inspect(given: list[str]) -> int:
     from replaybank.inspection.command import inspect_command
 
@@ -147,6 +154,7 @@ _COMMANDS: dict[tuple[str, ...], Callable[[list[str]], int]] = {
     ("study", "list"): _study_list,
     ("study", "run"): _study_run,
     ("study", "plot"): _study_plot,
+    ("figures",): _figures,
     ("inspect",): _inspect,
 }
 

@@ -87,7 +87,7 @@ VALUES = {
     for name in ("replay", "online")
 }
 SMALL_FRAMES = 200_000
-MEASURED: dict[str, dict[str, Interval]] = {}
+MEASURED: dict[str, dict[str, Interval]] = {"Breakout": {"replay": Interval(5.92, 5.65, 6.16)}}
 """What the preset `small` is held against: this project's own runs at its frames, game and condition."""
 OURS = {
     name: Claim(

@@ -282,6 +282,7 @@ def draw(config: PerConfig, runs: Runs) -> dict[str, Figure]:
             learning_rate = task.dqn.learning_rate / (4 if rate else 1)
             ax.set_title(f"{task.env}, learning rate {learning_rate:g}", fontsize=plots.TEXT, loc="left")
             ax.set_ylabel("" if rate else "return")
+            ax.locator_params(axis="x", nbins=4)
             if task is not getattr(config, list(found)[-1]):
                 ax.set_xlabel("")
     plots.caption(figure, "The same DQN, five ways to draw from its memory", subtitle, dict.fromkeys(config.arms, ""))
