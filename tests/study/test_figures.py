@@ -71,21 +71,11 @@ def test_the_stream_is_in_order_and_its_batches_lie_within_what_is_shown() -> No
             obs, _ = env.reset()
 
 
-def test_autocorrelation_is_that_of_a_textbook() -> None:
-    values = np.random.default_rng(0).normal(size=200).cumsum()
-    mean = sum(values) / 200
-    spread = sum((v - mean) ** 2 for v in values)
-    for lag, correlation in enumerate(numbers.autocorrelation(values, 12)):
-        by_hand = sum((values[i] - mean) * (values[i + lag] - mean) for i in range(200 - lag)) / spread
-        assert correlation == pytest.approx(by_hand, abs=1e-12)
-
-
-def test_effective_size_is_the_variance_of_a_mean_turned_round() -> None:
-    assert numbers.effective_size(np.eye(1, 32)[0]) == pytest.approx(32)
-    assert numbers.effective_size(np.ones(32)) == pytest.approx(1)
-    rho = 0.7 ** np.arange(10)
-    covariance = 0.7 ** np.abs(np.subtract.outer(np.arange(10), np.arange(10)))
-    assert numbers.effective_size(rho) == pytest.approx(100 / covariance.sum())
+def test_what_a_consecutive_batch_is_worth_is_the_ratio_of_variances_of_means() -> None:
+    found = numbers.stream()
+    means = np.convolve(found.angles, np.full(32, 1 / 32), mode="valid")
+    assert found.consecutive_worth == pytest.approx(found.angles.var() / means.var(), rel=0.02)
+    assert np.abs(found.shuffled[1:]).max() < 0.05 < 0.4 < found.in_order[5]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 1.0, 2.0])

@@ -278,6 +278,8 @@ def judge(config: CorrelationConfig, runs: Runs) -> Findings:
         "In brackets: 95% bootstrap interval over seeds. Every measure is averaged over the looks of a run.",
         f"Learners: {'; '.join(f'{name}: {learner.definition}' for name, learner in LEARNERS.items())}.",
         f"On the stream of {tables.SHARED} all learners learn from what that agent lives through; others act alone.",
+        "A learner that does not act may diverge on another's stream (Ostrovski et al. 2021). Fall error tells: an "
+        "early fall is worth 1. Where it is large, a lost ranking is not forgetting alone: see the own streams.",
         "Ranking: share of the pairs of an early fall and another early transition that the network ranks rightly.",
         "A random batch from n transitions holds the newest one with probability 1 - (1 - 1/n)^batch: a large memory "
         "uses new experience late (Zhang & Sutton 2017).",

@@ -32,7 +32,7 @@ def autocorrelations(ax: Axes, curves: Mapping[str, Curve], batch: int) -> None:
     ax.axhline(0, color=INK, linewidth=0.6)
     _powers(ax, (1, 4, 16, 64, 256, 1000))
     ax.vlines(batch, -0.25, 1, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
-    ax.set_ylim(-0.25, 1.45)
+    ax.set_ylim(-0.25, 1.85)
     ax.set_yticks([0, 0.5, 1])
     _finish(ax, "lag, steps", "autocorrelation", "upper right")
 
@@ -72,8 +72,9 @@ def knowledge(ax: Axes, curves: Mapping[str, Curve]) -> None:
     for name, curve in curves.items():
         _band(ax, curve, COLOURS[name], LINES[name], name)
     ax.axhline(0.5, color=INK, linewidth=0.7, linestyle=(0, (2, 3)))
-    ax.annotate("chance", (0, 0.5), va="bottom", fontsize=8, xytext=(2, 1), textcoords="offset points")
+    ax.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), ha="right", va="top", fontsize=8)
     ax.set_xlim(left=0)
+    ax.set_ylim(0.1, 1.02)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _finish(ax, "environment steps", "early falls ranked below\nother early transitions", "lower left")
 

@@ -112,7 +112,7 @@ def agents(runs: Runs, streams: Sequence[str], steps: int, batch: int) -> Table:
     rows = []
     for name in streams:
         worths = (_measured(runs, name, f"ess/consecutive/{what}") for what in ("observation", "TD error", "gradient"))
-        rows.append((name, _cell(final_returns(runs, name, steps)), *worths, _measured(runs, name, "time/angle")))
+        rows.append((name, _cell(final_returns(runs, name, steps)), *worths))
     worth = f"{batch} consecutive\nare worth:"
     heads = (
         "agent",
@@ -120,7 +120,6 @@ def agents(runs: Runs, streams: Sequence[str], steps: int, batch: int) -> Table:
         f"{worth}\nobservation",
         "TD error",
         "gradient",
-        "autocorrelation\ntime of the\nangle",
     )
     return Table("Every agent on its own stream", heads, tuple(rows))
 
@@ -132,12 +131,11 @@ def knowledge(runs: Runs, streams: Sequence[str], looks: int) -> Table:
     for stream in streams:
         for name in LEARNERS if stream == SHARED else (stream,):
             before, after = (mean_of(runs, stream, f"ranking/{name}", part) for part in (early, late))
-            errors = (_cell(mean_of(runs, stream, f"{tag}/{name}", late)) for tag in ERRORS[:2])
+            error = _cell(mean_of(runs, stream, f"fall error/{name}", late))
             change = text_of(difference_of(after, before)[0], "+").replace(" [", "\n[")
-            rows.append((name, stream, _cell(before), _cell(after), change, *errors))
-    heads = ("learner", "stream\nof", "ranking\nearly", "ranking\nlate", "late -\nearly")
-    errors_late = tuple(f"{tag.replace(' ', chr(10), 1)},\nlate" for tag in ERRORS[:2])
-    return Table("What networks know of the transitions before all learning", (*heads, *errors_late), tuple(rows))
+            rows.append((name, stream, _cell(before), _cell(after), change, error))
+    heads = ("learner", "stream\nof", "ranking\nearly", "ranking\nlate", "late -\nearly", "fall error,\nlate")
+    return Table("What networks know of the transitions before all learning", heads, tuple(rows))
 
 
 def _measured(runs: Runs, stream: str, tag: str) -> str:
@@ -151,6 +149,8 @@ def _cell(values: BySeed) -> str:
 def text_of(interval: Interval, sign: str = "") -> str:
     """An interval in a line."""
     values = (interval.estimate, interval.low, interval.high)
+    if max(abs(value) for value in values) >= 10_000:
+        return f"{values[0]:{sign}.2g} [{values[1]:{sign}.1g}, {values[2]:{sign}.1g}]"
     digits = 2 if abs(interval.estimate) < 9.95 else 0 if abs(interval.estimate) >= 99.5 else 1
     estimate, low, high = (f"{value:{sign}.{digits}f}" for value in values)
     return estimate if np.isnan(interval.low) else f"{estimate} [{low}, {high}]"

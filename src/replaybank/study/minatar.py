@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -342,17 +342,24 @@ def _published(ax: Axes, name: str, by_frame: Mapping[int, float], frames: int) 
             ax.scatter(
                 [frame], [value], s=64, facecolors="white", edgecolors=colour, linewidths=2, zorder=5, clip_on=False
             )
-            _note(ax, f"published: {value:g}", (frame, value), "right")
+            _note(ax, f"published: {value:g}", frame, value)
     if by_frame and min(by_frame) > frames:
         first = min(by_frame)
         ax.axhline(by_frame[first], color=colour, linewidth=1.2, linestyle=(0, (2, 3)))
-        _note(
-            ax, f"{name}, published at {first:,} frames: {by_frame[first]:g}", (0.02 * frames, by_frame[first]), "left"
-        )
+        _note(ax, f"{name}, published at {first:,} frames: {by_frame[first]:g}", 0.99 * frames, by_frame[first])
 
 
-def _note(ax: Axes, text: str, place: tuple[float, float], side: Literal["left", "right"]) -> None:
-    ax.annotate(text, place, xytext=(0, 6), textcoords="offset points", ha=side, fontsize=plots.TEXT, color=plots.INK)
+def _note(ax: Axes, text: str, frame: float, value: float) -> None:
+    """Above and left of the place."""
+    ax.annotate(
+        text,
+        (frame, value),
+        xytext=(0, 6),
+        textcoords="offset points",
+        ha="right",
+        fontsize=plots.TEXT,
+        color=plots.INK,
+    )
 
 
 STUDY = Study(

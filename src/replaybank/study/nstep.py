@@ -52,7 +52,7 @@ class NStepConfig:
 
     env: str = "LunarLander-v3"
     """Gymnasium environment with Discrete actions and Box observations"""
-    steps: int = 50_000
+    steps: int = 40_000
     """environment steps per condition and seed; a capacity of at least that never forgets"""
     long: int = 3
     """steps of the longer return; the shorter has --n-step"""

@@ -65,7 +65,7 @@ class PerConfig:
     arms: Annotated[tuple[str, ...], tyro.conf.arg(help=_ARMS_HELP)] = ARMS
     together: int = 10
     """seeds that train in lock step in one process"""
-    cartpole: Task = field(default_factory=lambda: Task("CartPole-v1", 30_000, 25.0, CARTPOLE))
+    cartpole: Task = field(default_factory=lambda: Task("CartPole-v1", 25_000, 25.0, CARTPOLE))
     acrobot: Task = field(
         default_factory=lambda: Task(
             "Acrobot-v1",
@@ -82,7 +82,7 @@ class PerConfig:
         )
     )
     lunarlander: Task = field(
-        default_factory=lambda: Task("LunarLander-v3", 50_000, 20.0, replace(LUNARLANDER, n_step=3))
+        default_factory=lambda: Task("LunarLander-v3", 40_000, 20.0, replace(LUNARLANDER, n_step=3))
     )
 
     def check_valid(self) -> None:

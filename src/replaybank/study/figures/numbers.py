@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import replaybank as rb
+from replaybank.study.dependence import autocorrelation, expected_sample_size
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -97,7 +98,7 @@ class Stream:
     @property
     def consecutive_worth(self) -> float:
         """How many independent angles the consecutive batch is worth."""
-        return effective_size(self.in_order[: len(self.consecutive)])
+        return expected_sample_size(self.in_order, len(self.consecutive))
 
 
 def stream(steps: int = 20_000, shown: int = 200, batch_size: int = 32, lags: int = 60, seed: int = 1) -> Stream:
@@ -115,25 +116,8 @@ def stream(steps: int = 20_000, shown: int = 200, batch_size: int = 32, lags: in
     everything = whole.sample(steps)  # without repetition: all of it, in random order
     shuffled = everything.obs[:, POLE_ANGLE].astype(np.float64)
     angles = shuffled[np.argsort(everything.indices)]
-    in_order, at_random = autocorrelation(angles, lags), autocorrelation(shuffled, lags)
+    in_order, at_random = autocorrelation(angles)[: lags + 1], autocorrelation(shuffled)[: lags + 1]
     return Stream(angles, shown, consecutive, random, in_order, at_random)
-
-
-def autocorrelation(values: Floats, lags: int) -> Floats:
-    """Autocorrelation of `values` [n] at lags 0 to `lags` < n [lags + 1]: covariances over n, by the variance."""
-    centred = values - values.mean()
-    products = [float(centred[: len(centred) - lag] @ centred[lag:]) for lag in range(lags + 1)]
-    return np.array(products) / products[0]
-
-
-def effective_size(correlations: Floats) -> float:
-    """How many independent values have a mean as exact as that of n with these autocorrelations, lags 0 to n - 1 [n].
-
-    n / (1 + 2 sum over k of (1 - k / n) rho_k): the variance of the mean of a stationary series.
-    """
-    n = len(correlations)
-    lags = np.arange(1, n)
-    return float(n / (1 + 2 * ((1 - lags / n) * correlations[1:]).sum()))
 
 
 # ---- 3 and 4: priorities, probabilities, weights -------------------------------------
