@@ -209,8 +209,7 @@ def over_capacity(title: str, steps: int, lines: Mapping[str, Mapping[int, Perfo
     area_means = {k: {c: ours.area for c, ours in line.items()} for k, line in lines.items()}
     plots.over_capacity(left, finals, final_means, "final return (last 20% of steps)")
     plots.over_capacity(right, areas, area_means, "area under the curve (mean return)")
-    left.legend(frameon=False, fontsize=plots.TEXT)
-    plots.caption(figure, title, subtitle, {})
+    plots.caption(figure, title, subtitle, dict.fromkeys(lines, ""))
     return figure
 
 
