@@ -77,7 +77,7 @@ def test_equal_returns_have_a_slope_of_exactly_nothing() -> None:
 def test_joint_levels_leave_five_percent_to_all_comparisons_together() -> None:
     assert 4 * (1 - joint(4)) == pytest.approx(0.05)
     found = performances(runs_with(FLAT), CONFIG.steps, 475)
-    shown = table("", found, 475, "uniform-10k", ("final_returns", "areas"), joint(4), middle=False)
+    shown = table("", found, 475, "uniform-10k", ("final_returns", "areas"), joint(4))
     assert all(len(row) == len(shown.columns) for row in shown.rows)
     assert [row[-2] for row in shown.rows if row[0] == "uniform-10k"] == [""]
 

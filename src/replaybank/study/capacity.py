@@ -149,7 +149,7 @@ def judge(config: CapacityConfig, runs: Runs) -> Findings:
     others = len(asked) - 1
     title = f"{config.env}, {config.steps:,} steps"
     measures: tuple[Measure, ...] = ("final_returns", "areas")
-    shown = performance.table(title, found, threshold, reference, measures, joint(others), middle=False)
+    shown = performance.table(title, found, threshold, reference, measures, joint(others))
     labels = {key: {"memory": c.memory, "capacity": c.dqn.capacity} for key, c in asked.items()}
     notes = [
         *performance.notes(threshold),

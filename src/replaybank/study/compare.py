@@ -266,7 +266,8 @@ def _definitions(config: CompareConfig) -> Table:
 
 def _table(title: str, found: Mapping[str, Performance], threshold: float | None) -> Table:
     """One row per arm."""
-    return performance.table(title, found, threshold, "online" if "online" in found else next(iter(found)))
+    reference = "online" if "online" in found else next(iter(found))
+    return performance.table(title, found, threshold, reference)
 
 
 def _sweep_table(tried: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float]) -> Table:

@@ -118,7 +118,7 @@ def judge(config: NStepConfig, runs: Runs) -> Findings:
     reference = name(config.dqn.n_step, config.dqn.capacity)
     title = f"{config.env}, {config.steps:,} steps"
     measures: tuple[Measure, ...] = ("final_returns", "areas")
-    shown = performance.table(title, found, threshold, reference, measures, joint(others), middle=False)
+    shown = performance.table(title, found, threshold, reference, measures, joint(others))
     notes = [
         *performance.notes(threshold),
         performance.joint_note(others),

@@ -239,7 +239,7 @@ def _tables(config: PerConfig, name: str, found: Mapping[str, Performance]) -> I
             learning_rate = task.dqn.learning_rate / (4 if rate else 1)
             title = f"{task.env}, {task.steps:,} steps, learning rate {learning_rate:g}"
             measures: tuple[Measure, ...] = ("final_returns", "areas")
-            yield performance.table(title, here, threshold_of(task.env), "uniform", measures, middle=False)
+            yield performance.table(title, here, threshold_of(task.env), "uniform", measures)
 
 
 def _rows(config: PerConfig, name: str, found: Mapping[str, Performance]) -> Iterator[dict[str, Any]]:

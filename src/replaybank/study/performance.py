@@ -145,13 +145,12 @@ def table(
     reference: str,
     measures: Sequence[Measure] = ("final_returns",),
     confidence: float = 0.95,
-    middle: bool = True,
 ) -> Table:
     """One row per condition, intervals below their estimates; in the last columns the differences to the reference.
 
-    middle: whether there is a column of interquartile means.
+    Interquartile means are in summary.json only: with them the table would not fit into 80 columns.
     """
-    columns = ["arm", "final\nreturn\nmean", *["final\nreturn\nIQM"] * middle, "area\nunder\ncurve"]
+    columns = ["arm", "final\nreturn\nmean", "area\nunder\ncurve"]
     if threshold is not None:
         columns.append(f"seeds:\nreached {threshold:g} /\nended there")
     for measure in measures:
@@ -162,8 +161,7 @@ def table(
         counts = [f"{arm.reached} / {arm.ended} of {arm.seeds}"] if threshold is not None else []
         pairs = [difference(found, name, reference, measure, confidence) for measure in measures]
         shown = [cell(pair.interval, sign="+") if pair and name != reference else "" for pair in pairs]
-        middles = [cell(arm.interquartile_mean)] * middle
-        rows.append((name, cell(arm.mean), *middles, cell(arm.area), *counts, *shown))
+        rows.append((name, cell(arm.mean), cell(arm.area), *counts, *shown))
     return Table(title, tuple(columns), tuple(rows))
 
 
@@ -173,7 +171,7 @@ def notes(threshold: float | None) -> list[str]:
         "Paired seeds: the same initial weights, environment seeds and exploration dice in every arm.",
         "Final return: mean over the training episodes (epsilon-greedy) that end in the last 20% of steps, per seed.",
         "In brackets: 95% bootstrap interval over seeds, each for itself.",
-        "IQM: mean of the middle half of the seeds (it can trim away failures). Area: mean of the learning curve.",
+        "Area: mean of the learning curve.",
     ]
     if threshold is not None:
         said.append(
