@@ -137,7 +137,7 @@ def _tell(found: Findings, console: Console) -> None:
         for place, column in enumerate(table.columns):
             words = any(row[place][:1].isalpha() for row in table.rows)
             shown.add_column(column, justify="left" if words else "right", style="bold" if place == 0 else None)
-            shown.columns[-1].no_wrap = not words or place == 0
+            shown.columns[-1].no_wrap = place == 0  # a narrow terminal folds figures; it must not cut them
         for row in table.rows:
             shown.add_row(*(Text(cell) for cell in row))
         console.print(shown)
