@@ -229,7 +229,7 @@ def test_ctrl_c_keeps_what_has_finished_and_resume_goes_on(tmp_path: Path, here:
         "from toy import STUDY, ToyConfig\n"
         "from replaybank.study.runner import RunSettings, run_study\n"
         "if __name__ == '__main__':\n"
-        "    config = ToyConfig(conditions=('slow', 'plain'), slow='slow', steps=400)\n"
+        "    config = ToyConfig(conditions=('slow', 'plain'), slow='slow', steps=4000)\n"
         "    sys.exit(run_study(STUDY, config, RunSettings(1, out=Path(sys.argv[2]), workers=2)))\n"
     )
     (tmp_path / "main.py").write_text(code)
@@ -249,7 +249,7 @@ def test_ctrl_c_keeps_what_has_finished_and_resume_goes_on(tmp_path: Path, here:
     assert [path.parent.name for path in (out / "runs").rglob("*.json")] == ["plain"]
     assert json.loads((out / "summary.json").read_text())["means"] == {"plain": 1.0}
     kept = json.loads((out / "unfinished/slow-seeds0-0/kept.json").read_text())
-    assert 0 < kept < 400
+    assert 0 < kept < 4000
     config = ToyConfig(conditions=("slow", "plain"), slow="slow", steps=kept + 1)
     job = toy.job(config, "slow", [0])
     told: list[int] = []

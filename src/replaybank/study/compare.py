@@ -345,7 +345,8 @@ def _draw_differences(
     left.set_xlabel("difference of the final return")
     finals = {name: np.array(list(arm.final_returns.values())) for name, arm in found.items()}
     together = np.concatenate(list(finals.values()))
-    thresholds = np.linspace(together.min(), together.max(), 200)
+    low, high = together.min(), together.max()
+    thresholds = np.linspace(low, high if high > low else low + 1, 200)
     plots.profile(
         right, thresholds, {name: stats.performance_profile(ours, thresholds) for name, ours in finals.items()}
     )
