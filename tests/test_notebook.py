@@ -8,11 +8,9 @@ import re
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
-
-nbformat = pytest.importorskip("nbformat")
-nbclient = pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
 
 LESSON = Path(__file__).parent.parent / "notebooks" / "experience_replay.ipynb"
 SHORT = "STEPS, SEEDS, TRIALS = 600, 1, 2_000"
