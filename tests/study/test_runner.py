@@ -24,6 +24,11 @@ from replaybank.study.base import Job
 from replaybank.study.folder import Folder, write_json
 from replaybank.study.runner import RunSettings, plot_study, run_study
 
+TYPED = (
+    '{"study": "toy", "seeds": [7], "settings": {"conditions": %s, "factor": %s, "steps": 1, "follow": false, '
+    '"slow": "", "fail": ""}}'
+)
+
 
 def go(out: Path, config: ToyConfig | None = None, seeds: int = 5, **settings: Any) -> tuple[int, str]:
     screen = io.StringIO()
@@ -136,9 +141,56 @@ def test_a_job_that_goes_on_drops_what_it_had_told_of_later_steps(tmp_path: Path
 def test_other_settings_are_refused_and_nothing_changes(tmp_path: Path, here: None) -> None:
     go(tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(SettingError, match=r"seed0\.json was made with factor 1\.0, now asked for 2\.0"):
+    with pytest.raises(SettingError, match=r"config\.json was made with factor 1\.0, now asked for 2\.0"):
         go(tmp_path, ToyConfig(factor=2.0), resume=True)
     assert contents(tmp_path) == before
+
+
+def test_a_run_of_other_settings_is_refused_and_nothing_changes(tmp_path: Path, here: None) -> None:
+    go(tmp_path)
+    run = tmp_path / "runs/plain/seed2.json"
+    run.write_text(run.read_text().replace('"factor": 1.0', '"factor": 3.0'))
+    before = contents(tmp_path)
+    with pytest.raises(SettingError, match=r"seed2\.json was made with factor 3\.0, now asked for 1\.0"):
+        go(tmp_path, resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_seeds_may_be_added_and_not_left_out(tmp_path: Path, here: None) -> None:
+    go(tmp_path, seeds=3)
+    before = contents(tmp_path)
+    with pytest.raises(SettingError, match=r"has seeds \[2\], too"):
+        go(tmp_path, seeds=2, resume=True)
+    assert contents(tmp_path) == before
+    assert go(tmp_path, seeds=4, resume=True)[0] == 0
+
+
+def test_a_broken_run_of_the_second_stage_is_refused_before_it_is_trained(tmp_path: Path, here: None) -> None:
+    go(tmp_path, ToyConfig(follow=True), seeds=3)
+    (tmp_path / "runs/later/seed0.json").write_text("{")
+    (tmp_path / "runs/later/seed1.json").unlink()
+    with pytest.raises(SettingError, match=r"later/seed0\.json is a broken result"):
+        go(tmp_path, ToyConfig(follow=True), seeds=3, resume=True)
+    assert not (tmp_path / "runs/later/seed1.json").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_with_somebody_elses_config_is_left_alone(resume: bool, tmp_path: Path, here: None) -> None:
+    (tmp_path / "config.json").write_text('{"mine": 1}')
+    with pytest.raises(SettingError, match=r"config\.json is no study's"):
+        go(tmp_path, resume=resume)
+    assert contents(tmp_path) == {"config.json": b'{"mine": 1}'}
+
+
+def test_unfinished_work_is_not_taken_up_without_resume(tmp_path: Path, here: None) -> None:
+    out = tmp_path / "toy"
+    go(out, ToyConfig(conditions=("plain",)), seeds=1)
+    (out / "runs/plain/seed0.json").unlink()
+    (out / "unfinished/plain-seeds0-0").mkdir(parents=True)
+    (out / "unfinished/plain-seeds0-0/kept.json").write_text("3")
+    go(out, ToyConfig(conditions=("plain",)), seeds=1)
+    assert len((out / "log/plain/seed0.jsonl").read_text().splitlines()) == 4  # all of its steps
+    assert (tmp_path / "toy.1/unfinished/plain-seeds0-0/kept.json").read_text() == "3"
 
 
 def test_another_study_is_refused_and_nothing_changes(tmp_path: Path, here: None) -> None:
@@ -151,7 +203,13 @@ def test_another_study_is_refused_and_nothing_changes(tmp_path: Path, here: None
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"record": 1}', '{"settings": {}, "record": {}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[1]", "\x00", '{"record": 1}', '{"settings": {"factor": 1.0}, "record": {}}'),
+        '{"settings": {"factor": 1.0, "slow": false, "fail": false}, "record": {"other": 1}}',
+    ],
+)
 @pytest.mark.parametrize("again", ["resume", "plot"])
 def test_a_broken_result_is_named_and_nothing_changes(
     text: str, again: str, tmp_path: Path, here: None, known: None
@@ -172,6 +230,9 @@ def test_a_broken_result_is_named_and_nothing_changes(
         ("{}", "expected a study, its settings and its seeds"),
         ('{"study": "toy", "seeds": [0], "settings": {"speed": 1}}', "made by another version"),
         ('{"study": "toy", "seeds": [7], "settings": null}', "expected a study"),
+        (TYPED % ('"a"', "1.0"), "expected a list, given 'a'"),
+        (TYPED % ('["a"]', '"fast"'), "expected a number, given 'fast'"),
+        (TYPED % ('["a"]', "-1.0"), "--factor: expected above 0"),
     ],
 )
 def test_plot_says_in_a_line_what_a_folder_lacks(text: str | None, message: str, tmp_path: Path, known: None) -> None:

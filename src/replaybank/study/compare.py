@@ -30,7 +30,7 @@ from replaybank.study.agents import (
     threshold_of,
 )
 from replaybank.study.base import Findings, Job, Runs, Study, Table
-from replaybank.study.claims import Claim, Outcome, Verdict, decide
+from replaybank.study.claims import Claim, Verdict, decide, decide_within
 from replaybank.study.configs import check_at_least_one, check_names
 from replaybank.study.dqn import DQNConfig
 from replaybank.study.memories import MEMORIES
@@ -209,22 +209,20 @@ def judge(config: CompareConfig, runs: Runs) -> Findings:
     found = _found(config, runs, preset)
     threshold = threshold_of(config.env)
     title = f"{config.env}, {config.steps:,} steps, the same settings for every arm"
-    tables = [_definitions(config), _table(title, found, threshold)]
+    tables = [_definitions(config), *([_table(title, found, threshold)] if found else [])]
     differences = [pair for pair in (difference(found, *names) for names in PAIRS) if pair]
     notes = _notes(threshold)
     summary: dict[str, Any] = _summary(config, found, preset, differences)
     rows = list(_rows(found, preset))
     if config.lr_sweep and (tried := sweep(config, runs)):
         chosen = chosen_rates(config, runs)
-        own = _found(config, runs, chosen)
+        tables.append(_sweep_table(tried, chosen))
+        summary["mean_final_return_by_rate"] = tried
+    if config.lr_sweep and (own := _found(config, runs, chosen_rates(config, runs))):
         own_differences = [pair for pair in (difference(own, *names) for names in PAIRS) if pair]
-        tables += [_sweep_table(tried, chosen)]
-        tables += [_table("Each arm at its own learning rate", own, threshold)]
+        tables.append(_table("Each arm at its own learning rate", own, threshold))
         notes += [f"At own learning rates: {pair}" for pair in own_differences]
-        summary["own_learning_rate"] = {
-            "mean_final_return_by_rate": tried,
-            **_summary(config, own, chosen, own_differences),
-        }
+        summary["own_learning_rate"] = _summary(config, own, chosen, own_differences)
         rows += [row for row in _rows(own, chosen) if row["learning_rate"] != config.dqn.learning_rate]
     verdicts = [_verdict(pair) for pair in differences]
     if config.dqn == CLEANRL.dqn and config.steps == CLEANRL.steps and "uniform" in found:
@@ -247,13 +245,12 @@ def _verdict(pair: Difference) -> Verdict:
 
 
 def _cleanrl(env: str, uniform: Performance) -> list[Verdict]:
-    """Reproduced where our interval meets the published mean with its deviation; not where it lies outside."""
+    """Whether the mean return lies within the published mean and its deviation."""
     if env not in PUBLISHED:
         return []
     published, deviation = PUBLISHED[env]
-    meets = uniform.mean.low <= published + deviation and uniform.mean.high >= published - deviation
-    enough = uniform.seeds >= stats.SEEDS_FOR_A_CLAIM
-    outcome: Outcome = "undecided" if not enough else "reproduced" if meets else "not reproduced"
+    low, high = published - deviation, published + deviation
+    outcome = decide_within(uniform.mean, low, high, seeds=uniform.seeds)
     ours = cell(uniform.mean).replace("\n", " ")
     return [Verdict(CLEANRL_CLAIM, outcome, f"{ours} with {uniform.seeds} seeds; published {published} +- {deviation}")]
 
@@ -315,6 +312,8 @@ def _rows(found: Mapping[str, Performance], rates: Mapping[str, float]) -> Itera
 def draw(config: CompareConfig, runs: Runs) -> dict[str, Figure]:
     """The learning curves and each seed's final return; the differences; and the table of replay and target network."""
     found = _found(config, runs, dict.fromkeys(config.arms, config.dqn.learning_rate))
+    if not found:
+        return {}
     threshold = threshold_of(config.env)
     seeds = max(arm.seeds for arm in found.values())
     title = f"DQN on {config.env}: one agent, {len({arm.removesuffix(NO_TARGET) for arm in found})} memories"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from replaybank.study import SettingError
 
@@ -41,5 +41,18 @@ def rebuilt(config: type[T], values: Mapping[str, Any]) -> T:
 
 def _value(hint: Any, value: Any) -> Any:
     if is_dataclass(hint):
+        _require(isinstance(value, Mapping), "settings of its own", value)
         return rebuilt(hint, value)  # type: ignore[arg-type]
-    return tuple(value) if get_origin(hint) is tuple else value
+    if get_origin(hint) is tuple:
+        _require(isinstance(value, list), "a list", value)
+        return tuple(_value(get_args(hint)[0], each) for each in value)
+    if hint is float:
+        _require(isinstance(value, int | float) and not isinstance(value, bool), "a number", value)
+    elif hint in (int, str, bool):
+        _require(type(value) is hint, hint.__name__, value)
+    return value
+
+
+def _require(holds: bool, expected: str, given: object) -> None:
+    if not holds:
+        raise ValueError(f"expected {expected}, given {given!r}")

@@ -34,18 +34,18 @@ class Folder:
     def open(self, study: str, config: Mapping[str, Any], jobs: Iterable[Job], resume: bool) -> None:
         """Make the folder ready for `jobs` and write config.json.
 
-        Without `resume` a folder that holds runs is moved aside, to its name with a number. With it, SettingError if it
-        is another study's, or holds a run of these jobs that is broken or was made with other settings.
+        Without `resume` a folder that holds a study is moved aside, to its name with a number. With it, SettingError if
+        it is another study's or was made with other settings (seeds may be added), or holds a run of these jobs that is
+        broken. SettingError, too, for a config.json that is no study's.
         """
         if self.path.exists() and not self.path.is_dir():
             raise SettingError(f"--out: expected a folder, {self.path} is a file")
-        if resume and self._config.exists():
-            written = self.config()
-            if written["study"] != study:
-                raise SettingError(f"--resume: {self.path} holds the study {written['study']!r}, asked for {study!r}")
+        written = self.config() if self._config.exists() else None
         if resume:
+            if written:
+                self._check_resumed(study, written, json.loads(json.dumps(config)))
             self.load(jobs)
-        elif any(self.path.glob("runs/*/*.json")):
+        elif written or any(self.path.glob("runs/*/*.json")):
             taken = (self.path.with_name(f"{self.path.name}.{number}") for number in itertools.count(1))
             self.set_aside = self.path.rename(next(path for path in taken if not path.exists()))
         try:
@@ -53,6 +53,15 @@ class Folder:
         except OSError as error:
             raise SettingError(f"--out: cannot make the folder {self.path}: {error.strerror}") from error
         write_json(self._config, {"study": study, **config, "versions": _versions(), "machine": _machine()})
+
+    def _check_resumed(self, study: str, written: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+        if written["study"] != study:
+            raise SettingError(f"--resume: {self.path} holds the study {written['study']!r}, asked for {study!r}")
+        old, new = ({**each["settings"], "together": None} for each in (written, asked))  # how many share a process
+        _check_same(old, new, self._config)
+        left_out = sorted(set(written["seeds"]) - set(asked["seeds"]))
+        if left_out:
+            raise SettingError(f"--resume: {self.path} has seeds {left_out}, too; ask for those and any others")
 
     @property
     def _config(self) -> Path:
@@ -98,7 +107,11 @@ class Folder:
                 if path.exists():
                     content = _read_run(path)
                     _check_same(content["settings"], job.settings, path)
-                    runs.setdefault(job.condition, {})[seed] = content["record"]
+                    others = runs.setdefault(job.condition, {})
+                    for record in list(others.values())[:1]:
+                        if record.keys() != content["record"].keys():
+                            raise _broken(path, f"expected {sorted(record)} in its record, as in the others")
+                    others[seed] = content["record"]
         return runs
 
     def unfinished(self, job: Job) -> Path:
@@ -116,11 +129,17 @@ class Folder:
 def _read_run(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-        if not isinstance(content, dict) or not {"settings", "record"} <= content.keys():
-            raise ValueError("expected the names settings and record in it")
-    except ValueError as error:
-        raise SettingError(f"{path} is a broken result: {error}; remove it, and --resume makes it anew") from error
+    except (ValueError, OSError) as error:
+        raise _broken(path, str(error)) from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), dict) and content[name] for name in ("settings", "record")
+    ):
+        raise _broken(path, "expected settings and a record in it")
     return content
+
+
+def _broken(path: Path, why: str) -> SettingError:
+    return SettingError(f"{path} is a broken result: {why}; remove it, and --resume makes it anew")
 
 
 def _check_same(written: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
@@ -128,15 +147,15 @@ def _check_same(written: Mapping[str, Any], asked: Mapping[str, Any], path: Path
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise SettingError(
-                f"--resume: {path} was made with {name} {old.get(name)}, now asked for {new.get(name)}; "
+                f"{path} was made with {name} {old.get(name)}, now asked for {new.get(name)}; "
                 "use the same settings, another --out, or leave out --resume to start anew"
             )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat.update(_flat(value) if isinstance(value, dict) else {name: value})
+        flat.update(_flat(value, f"{within}{name}.") if isinstance(value, dict) else {within + name: value})
     return flat
 
 

@@ -113,7 +113,7 @@ class MinAtarConfig:
     env: str = "Breakout"
     """the game: Breakout or Asterix"""
     frames: int = 1_000_000
-    """frames of each run"""
+    """frames of each run; with fewer than 100,000 the exploration of the reference is cut to the run"""
     conditions: tuple[str, ...] = ("replay", "online")
     """which to train: replay, online (the latest transition), recent (the latest 32)"""
     together: int = 3

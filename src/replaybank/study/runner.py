@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -57,12 +58,16 @@ class RunSettings:
         check_at_least_one(seeds=self.seeds, workers=self.workers)
         if not 0 <= self.first_seed <= MOST_SEEDS - self.seeds:
             raise SettingError(f"--first-seed: expected from 0 to {MOST_SEEDS - self.seeds}, given {self.first_seed}")
+        for name in ("tensorboard", "wandb"):
+            if getattr(self, name):
+                import_module(name)  # now, rather than in a worker after hours
 
 
 def run_study(study: Study[C], config: C, settings: RunSettings, console: Console | None = None) -> int:
     """Run the study and report it. Returns the exit status: 0, or 130 if Ctrl-C ended it early.
 
-    Raises SettingError, before anything is written, for settings that cannot work.
+    Raises SettingError for settings that cannot work, and ModuleNotFoundError for a package that tracking lacks, before
+    anything is written.
     """
     console = console or Console()
     settings.check_valid()
@@ -78,6 +83,7 @@ def run_study(study: Study[C], config: C, settings: RunSettings, console: Consol
     began = time.monotonic()
     finished = _work(study, jobs, folder, settings, console)
     if finished and study.then and (more := study.then(config, seeds, folder.load(jobs))):
+        folder.load(more)  # refuses what an earlier attempt left there before anything is trained
         finished = _work(study, more, folder, settings, console)
         jobs = [*jobs, *more]
     runs = folder.load(jobs)
@@ -102,6 +108,7 @@ def plot_study(path: Path, console: Console | None = None) -> int:
     study = catalog.study(content["study"])
     try:
         config = rebuilt(study.config, content["settings"])
+        config.check_valid()
     except ValueError as error:
         raise SettingError(f"{path}/config.json was made by another version of {study.name}: {error}") from error
     jobs = study.jobs(config, content["seeds"])
@@ -351,7 +358,7 @@ def _collect(futures: Mapping[Future[Mapping[int, Record]], Job], folder: Folder
             try:
                 folder.save(futures[future], future.result())
             except BrokenProcessPool as error:
-                raise RuntimeError(
+                raise SettingError(
                     "a worker process died (out of memory?); what has finished is kept, --resume goes on"
                 ) from error
             board.finish(futures[future])

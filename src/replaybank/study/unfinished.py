@@ -63,7 +63,9 @@ class Training(Generic[L]):
         torch.save(self.learner.state(), begun / "tensors.pt")
         for environment, buffer in zip(self.environments, self.buffers, strict=True):
             buffer.save(begun / f"buffer{environment.seed}")
-        written = begun.replace(folder / f"step-{self.step}")
+        written = folder / f"step-{self.step}"
+        shutil.rmtree(written, ignore_errors=True)  # one of other settings, which `load` passed over
+        begun.replace(written)
         for earlier in _checkpoints(folder):
             if earlier != written:
                 shutil.rmtree(earlier)
