@@ -285,7 +285,8 @@ def test_a_failing_job_ends_the_study_with_its_error_and_finished_runs_are_kept(
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_keeps_what_has_finished_and_resume_goes_on(tmp_path: Path, here: None) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit deafness to it\n"
         "from pathlib import Path\n"
         "from toy import STUDY, ToyConfig\n"
         "from replaybank.study.runner import RunSettings, run_study\n"
