@@ -30,9 +30,10 @@ class Held(NamedTuple):
 
     def since(self, oldest: int) -> Held:
         """What rows from `oldest` on hold."""
+        arrays: tuple[NDArray[Any], ...] = self
         tail, older, following = (ids >= oldest for ids in (self.tail_ids, self.older_ids, self.next_older_ids))
         which = (tail, tail, tail, older, older, following, following)
-        return Held._make(array[mask] for array, mask in zip(self, which, strict=True))
+        return Held._make(array[mask] for array, mask in zip(arrays, which, strict=True))
 
 
 class Piece(NamedTuple):
