@@ -1,0 +1,1 @@
+"""Replay beyond one machine: shards on Ray."""
