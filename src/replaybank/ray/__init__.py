@@ -1,0 +1,1 @@
+"""Replay shards on Ray: many machines, one memory."""
