@@ -158,13 +158,18 @@ class Log:
         """One line: a word, and numbers."""
         os.write(self._fd, (" ".join([what, *map(str, numbers)]) + "\n").encode())
 
-    def timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """What a blocking call gives, None where it ran into its time-out; it is noted where it does not come back."""
         faulthandler.dump_traceback_later(TIMEOUT + MARGIN, file=self._hung)
         try:
-            return call(*arguments, timeout=TIMEOUT)
+            return call(*arguments, **keywords)
         except TimeoutError as error:
-            self.note("timeout", call.__name__, str(error).replace("\n", " "))
+            self.note("timeout", getattr(call, "__name__", call), str(error).replace("\n", " "))
+            return None
+        except ValueError as error:
+            if "empty" not in str(error):  # so are shards that have come back with nothing, or got nothing yet
+                raise
+            time.sleep(0.1)
             return None
         finally:
             faulthandler.cancel_dump_traceback_later()
@@ -197,21 +202,18 @@ def write(cluster: Any, folder: Path, number: int, pace: float = 0.02) -> None:
                 values = steps(lives, serial)
                 if streams == 1:
                     values = {name: array[0] for name, array in values.items()}
-                try:
-                    writer.add(**values)
-                except TimeoutError as error:  # nothing was added: the same again
-                    log.note("timeout", "add", str(error).replace("\n", " "))
-                    break
+                if not log.timed(added, writer, values):
+                    break  # nothing was added: the same again
                 if parted(serial)[0]:
                     writer.end()
                 serial += 1
-            if rng.random() < 0.3 and (flushed := log.timed(writer.flush)) is not None:
+            if rng.random() < 0.3 and (flushed := log.timed(writer.flush, timeout=TIMEOUT)) is not None:
                 log.note("flushed", serial, *flushed)
             time.sleep(pace * rng.random())
-        while (flushed := log.timed(writer.flush)) is None:
+        while (flushed := log.timed(writer.flush, timeout=TIMEOUT)) is None:
             pass
         log.note("flushed", serial, *flushed)
-        log.timed(writer.close)
+        log.timed(writer.close, timeout=TIMEOUT)
         log.note("closed", serial)
 
 
@@ -230,8 +232,8 @@ def read(cluster: Any, folder: Path, number: int, pace: float = 0.02) -> None:
             os.write(ids, np.ascontiguousarray(found, np.int64).tobytes())
             wait = bool(rng.random() < 0.3)
             errors = rng.normal(size=BATCH)
-            report = reader.update_priorities(batch.indices, errors, wait=wait)
-            if wait:
+            report = log.timed(reader.update_priorities, batch.indices, errors, wait=wait, timeout=TIMEOUT)
+            if report is not None:
                 require(np.array([sum(report) == BATCH]), f"of {BATCH} updates {report} are counted")
                 log.note("updated", *report)
             time.sleep(pace * rng.random())
@@ -239,19 +241,17 @@ def read(cluster: Any, folder: Path, number: int, pace: float = 0.02) -> None:
         turn = 0
         while not (folder / STOP).exists():
             turn += 1
-            if turn % 2:
+            with reader.batches(BATCH, prefetch=3, timeout=TIMEOUT) as batches:
                 for _ in range(20):
-                    batch = log.timed(reader.sample, BATCH)
+                    batch = log.timed(next, batches) if turn % 2 else log.timed(reader.sample, BATCH, timeout=TIMEOUT)
                     if batch is not None:
                         seen(batch)
-                continue
-            with reader.batches(BATCH, prefetch=3) as batches:
-                for _ in range(20):
-                    batch = log.timed(lambda timeout: next(batches))
-                    if batch is None:
-                        break
-                    seen(batch)
         log.note("stats", reader.stats())
+
+
+def added(writer: Any, values: dict[str, Any]) -> bool:
+    writer.add(**values)
+    return True
 
 
 ROLES = {"write": write, "read": read}
