@@ -215,7 +215,7 @@ def test_why_a_sample_waits_names_the_inserts_that_let_it_go_on(
     limiter.restore(state[0] + more - 1, state[1])
     assert not limiter.may_sample(n)
     reach = (state[0] + more - min_size) * rate - state[1]
-    assert ("tolerance is too small" in line) == (state[0] + more > min_size and reach > tolerance)
+    assert ("tolerance is too small" in line) == (reach > tolerance)
     limiter.restore(state[0] + more, state[1])
     assert limiter.may_sample(n)
     if state[0] < min_size:
@@ -266,6 +266,15 @@ def test_why_says_who_is_ahead_and_by_how_much() -> None:
         "inserts are 500 samples ahead, 512 are allowed: 7,500 were sampled of 1,000 inserted after the first 1,000, "
         "at 8 an insert; 500 more samples let 64 be inserted"
     )
+
+
+@pytest.mark.parametrize("n", [7, 8, 9])
+def test_why_says_where_the_tolerance_is_too_small_up_to_the_very_edge(n: int) -> None:
+    limiter = Limiter(RateLimit(1, 1, 4))
+    limiter.restore(5, 0)
+    assert ("samples stop before that" in limiter.why("insert", n)) == (n > 8)
+    limiter.restore(1, 4)
+    assert ("inserts stop before that" in limiter.why("sample", n)) == (n > 8)
 
 
 @given(rates, counts, counts, st.integers(1, 30), st.fractions(0, 9, max_denominator=12), st.data())

@@ -1,7 +1,8 @@
 """How many samples are drawn of each insert, held within a band: who may go on, who must wait, and why.
 
-As the rate limiter of Reverb (Cassirer et al. 2021, section 3.3: `SampleToInsertRatio`, whose `error_buffer` is the
-tolerance here), except that what is counted is transitions, whichever of them the buffer still holds.
+As the rate limiter of Reverb (Cassirer et al. 2021, arXiv:2102.04736: `SampleToInsertRatio`, whose `error_buffer` is
+the tolerance here), except that min_size is held against all inserts, whichever of them the buffer still holds, and
+that the least tolerance is exact: Reverb asks for max(1, samples_per_insert), whatever the size of a call.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ class RateLimit:
         With samples_per_insert = p / q in lowest terms it is the larger of (insert - 1) * p / q and
         ceil((insert * p + sample * q - 1) / 2) / q.
         """
-        rate = exact(self.samples_per_insert)
-        p, q = rate.as_integer_ratio()
-        insert = whole_number("insert", insert, MOST)
-        sample = whole_number("sample", sample, MOST)
-        least = Fraction(max((insert - 1) * p, (insert * p + sample * q) // 2), q)
+        least = self._least(insert, sample)
         near = float(least)
         return near if exact(near) >= least else math.nextafter(near, math.inf)
+
+    def _least(self, insert: int, sample: int) -> Fraction:
+        """`least_tolerance`, not rounded up to a float."""
+        p, q = exact(self.samples_per_insert).as_integer_ratio()
+        insert = whole_number("insert", insert, MOST)
+        sample = whole_number("sample", sample, MOST)
+        return Fraction(max((insert - 1) * p, (insert * p + sample * q) // 2), q)
 
     def check(self, capacity: int, insert: int, sample: int) -> None:
         """Raises ValueError where writers and readers can come to a state in which none of them may ever go on.
@@ -95,22 +99,21 @@ class RateLimit:
         Before min_size samples wait; inserts stand still exactly where one would pass min_size by so much that
         A > tolerance. The most that it can pass by is insert - 1, from min_size - 1 on.
 
-        Both are impossible exactly where tolerance >= `least_tolerance(insert, sample)`. Where every call has one
-        and the same size less may do, by at most half the greatest common divisor of insert * p / q and sample: a
-        call of another size would then stop everything.
+        Both are impossible exactly where tolerance >= `least_tolerance(insert, sample)`. Were every call of the
+        largest size, less might do: half the greatest common divisor of insert * p / q and sample from min_size on,
+        and nothing before it where min_size is a multiple of insert. One call of another size could then stop all.
         """
         most = whole_number("capacity", capacity, MOST)
         if self.min_size > most:
             raise ValueError(
                 f"RateLimit: min_size must be at most the capacity, {most:,} transitions, given {self.min_size:,}"
             )
-        least = self.least_tolerance(insert, sample)
-        if exact(self.band) < exact(least):
+        if exact(self.band) < self._least(insert, sample):
+            least = spoken(exact(self.least_tolerance(insert, sample)))
             raise ValueError(
                 f"RateLimit: with {insert:,} transitions an insert, {sample:,} a sample and "
                 f"{spoken(exact(self.samples_per_insert))} samples per insert writers and readers can come to wait for "
-                f"each other for ever: tolerance must be at least {spoken(exact(least))} samples, "
-                f"given {spoken(exact(self.band))}"
+                f"each other for ever: tolerance must be at least {least} samples, given {spoken(exact(self.band))}"
             )
 
 
@@ -136,11 +139,11 @@ class Limiter:
         return self.inserted >= self.limit.min_size and self._parts(self.inserted, sampled) >= -self._band
 
     def inserted_(self, n: int) -> None:
-        """Counts n transitions (>= 0) as inserted, whether or not they were allowed."""
+        """Counts n transitions (>= 0) as inserted, allowed or not; to be called before anyone else asks."""
         self.inserted += whole_number("n", n, MOST, 0)
 
     def sampled_(self, n: int) -> None:
-        """Counts n transitions (>= 0) as sampled, whether or not they were allowed."""
+        """Counts n transitions (>= 0) as sampled, allowed or not; to be called before anyone else asks."""
         self.sampled += whole_number("n", n, MOST, 0)
 
     def give_back(self, kind: Kind, n: int) -> None:
@@ -210,7 +213,7 @@ class Limiter:
         standing = self._missing() if self.inserted < self.limit.min_size else self._standing()
         line = f"{standing}; {more:,} more inserts let {n:,} be sampled"
         after = self._parts(self.inserted + more, self.sampled)
-        return line + self._never("inserts", n, self.inserted + more > self.limit.min_size and after > self._band)
+        return line + self._never("inserts", n, after > self._band)
 
     def _never(self, other: str, n: int, never: bool) -> str:
         """What to add where the other side may not go on for so long either."""
