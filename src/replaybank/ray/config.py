@@ -16,6 +16,8 @@ from replaybank.schema import Schema
 from replaybank.views.base import View
 
 NAMESPACE = "replaybank"  # of Ray's named actors
+# What a rate limit reckons with where it does not know how much others insert or sample at a time.
+USUAL_INSERT, USUAL_SAMPLE = 64, 256
 
 
 @dataclass(frozen=True)
