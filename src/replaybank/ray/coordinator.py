@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from replaybank.ray.config import Config
+from replaybank.ray.config import NAMESPACE, Config, shard_name
 from replaybank.ray.limiter import Kind, Limiter
 
 AWAY = 4.0  # seconds without a report after which a shard is told of as away
@@ -78,7 +78,7 @@ class Coordinator:
             self._members[shard] = Member(actor)
             self._version += 1
 
-    async def beat(self, shard: int, actor: Any, stats: dict[str, Any]) -> None:
+    async def beat(self, shard: int, stats: dict[str, Any]) -> None:
         """A shard's report."""
         self._epochs[shard] = max(stats["epoch"], self._epochs.get(shard, -1))
         if shard in self._gone:
@@ -86,6 +86,7 @@ class Coordinator:
         if shard not in self._members:
             if not self._again:
                 return  # it is not enrolled yet
+            actor = ray.get_actor(shard_name(self._config.name, shard), namespace=NAMESPACE)
             self._members[shard] = Member(actor, stats["state"])
             self._version += 1
             self._recount(stats)
@@ -203,7 +204,9 @@ class Coordinator:
             for kind in kinds:
                 queue = self._waiting[kind]
                 may, count = (
-                    (limiter.may_insert, limiter.inserted_) if kind == "insert" else (limiter.may_sample, limiter.sampled_)
+                    (limiter.may_insert, limiter.inserted_)
+                    if kind == "insert"
+                    else (limiter.may_sample, limiter.sampled_)
                 )
                 while queue and (queue[0][1].done() or may(queue[0][0])):
                     n, leave = queue.popleft()
