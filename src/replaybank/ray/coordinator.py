@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +48,9 @@ class Coordinator:
         self._limiter = None if config.limit is None else Limiter(config.limit)
         self._waiting: dict[Kind, deque[tuple[int, asyncio.Future[None]]]] = {"insert": deque(), "sample": deque()}
         self._last: dict[Kind, float] = {"insert": time.monotonic(), "sample": time.monotonic()}
-        self._again = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            self._again = ray.get_runtime_context().was_current_actor_reconstructed
         self._settled = time.monotonic() + (SETTLING if self._again else 0.0)
 
     async def config(self) -> Config:

@@ -66,8 +66,8 @@ class Unloaded(NamedTuple):
 class Shard:
     """One `ReplayBuffer`, and what a cluster adds: writers' leases, ids that outlive a restart, saves, reports.
 
-    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it, it
-    goes on from its last checkpoint; what that does not have is counted as lost.
+    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it,
+    it goes on from its last checkpoint; what that does not have is counted as lost.
     """
 
     def __init__(self, config: Config, number: int) -> None:
@@ -75,7 +75,9 @@ class Shard:
         # By its name: a handle would be an argument in the object store, without which there is no restart.
         coordinator = self._coordinator = ray.get_actor(config.name, namespace=NAMESPACE)
         context = ray.get_runtime_context()
-        again = context.was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            again = context.was_current_actor_reconstructed
         epoch, known, self._draining = patient_answer(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
         checkpoint = config.checkpoint
         self._folder = None if checkpoint is None else checkpoint.folder(number)
@@ -398,7 +400,8 @@ class Shard:
         return self._saved
 
     def _save(self) -> None:
-        assert self._folder is not None and self._config.checkpoint is not None
+        assert self._folder is not None
+        assert self._config.checkpoint is not None
         begin, added = time.monotonic(), self._added
         self._buffer.save(self._folder, compression=self._config.checkpoint.compression)
         self._saved, self._save_seconds = added, time.monotonic() - begin

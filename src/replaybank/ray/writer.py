@@ -337,7 +337,7 @@ class Writer:
     def close(self, timeout: float | None = None) -> Flushed:
         """Flushes, closes its streams, and ends its thread.
 
-        Raises TimeoutError as `flush` does; it is closed then, too, and what was not acknowledged is counted as dropped.
+        Raises TimeoutError as `flush` does; it is closed then, too: what was not acknowledged is counted as dropped.
         """
         with self._changed:
             if self._closing:
