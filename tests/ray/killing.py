@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -39,23 +40,29 @@ def until(done: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     raise AssertionError(f"waited {seconds:g} s for {what}: {found}")
 
 
-def kill(pid: int, number: int = signal.SIGKILL) -> bool:
-    """Sends a signal to a process of Ray's or of ours, if it is still there."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if command.startswith(b"ray::") or b"hammering.py" in command:
-            os.kill(pid, number)
-            return True
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    return False
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Sends a signal to a process of Ray's or of ours."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert command.startswith(b"ray::") or b"hammering.py" in command, f"process {pid} is {command!r}"
+    os.kill(pid, number)
 
 
-class Actor:
-    """Runs a role of `hammering` in a process of Ray's."""
+def process_of(actor: Any) -> int:
+    """The process that an actor is in now, as Ray knows it."""
+    pid: int = ray._private.state.actors(actor._actor_id.hex())["Pid"]
+    return pid
 
-    def run(self, role: str, cluster: Any, folder: Path, number: int) -> None:
-        hammering.ROLES[role](cluster, folder, number)
+
+def actor() -> Any:
+    """Runs a role of `hammering` in a process of Ray's, which knows nothing of this folder."""
+    here = str(Path(__file__).parent)
+
+    class Actor:
+        def run(self, role: str, *arguments: Any) -> None:
+            sys.path.insert(0, here)
+            importlib.import_module("hammering").ROLES[role](*arguments)
+
+    return ray.remote(num_cpus=0)(Actor).remote()
 
 
 @dataclass
@@ -74,6 +81,15 @@ class Worker:
         if self.process is not None:
             return self.process.poll() is not None
         return bool(ray.wait([self.ref], timeout=0)[0])
+
+    def why(self) -> str:
+        """What it said as it ended."""
+        if self.process is not None:
+            return self.log.with_suffix(".err").read_text()
+        try:
+            return str(ray.get(self.ref, timeout=TIMEOUT))
+        except ray.exceptions.RayError as error:
+            return str(error)
 
     def lines(self) -> list[list[str]]:
         """The whole lines of its log, as words."""
@@ -100,7 +116,7 @@ class Load:
         name = {"write": "writer", "read": "reader"}[role]
         worker = Worker(role, number, self.folder / f"{name}-{number}.log")
         if sum(one.role == role for one in self.workers) % 2:
-            worker.actor = ray.remote(num_cpus=0)(Actor).remote()
+            worker.actor = actor()
             worker.ref = worker.actor.run.remote(role, self.cluster, self.folder, number)
         else:
             address = ray.get_runtime_context().gcs_address
@@ -117,7 +133,7 @@ class Load:
     def kill(self, worker: Worker) -> None:
         """SIGKILL."""
         [[pid]] = worker.told("pid")
-        assert kill(pid), f"{worker} has ended on its own"
+        kill(pid)
         worker.killed = True
         if worker.process is not None:
             worker.process.wait()
@@ -129,8 +145,7 @@ class Load:
                 raise AssertionError(f"{path.name}:\n{path.read_text()}")
         for worker in self.workers:
             if not worker.killed and worker.ended() and not (self.folder / STOP).exists():
-                errors = worker.log.with_suffix(".err")
-                raise AssertionError(f"{worker} has ended: {errors.read_text() if errors.exists() else ''}")
+                raise AssertionError(f"{worker} has ended: {worker.why()}")
 
     def stop(self) -> None:
         """All come to an end in peace."""
@@ -141,7 +156,7 @@ class Load:
             if not worker.killed and worker.ref is not None:
                 ray.get(worker.ref)
             if not worker.killed and worker.process is not None:
-                assert worker.process.returncode == 0, worker.log.with_suffix(".err").read_text()
+                assert worker.process.returncode == 0, worker.why()
             if worker.actor is not None:
                 ray.kill(worker.actor)
 
@@ -238,7 +253,8 @@ class Ordeal:
             until(lambda: self.at_work("read", readers) and self.at_work("write", writers), "all to work")
             for pause, kind in plan(self.rng, events, every):
                 self.wait(pause)
-                self.events[kind] += bool(getattr(self, kind)())
+                getattr(self, kind)()
+                self.events[kind] += 1
             self.wait(2 * every)
             self.load.stop()
             return self.account()
@@ -256,52 +272,44 @@ class Ordeal:
             self.load.look()
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
 
-    def open_shards(self) -> list[dict[str, Any]]:
-        stats = until(self.cluster.stats, "the coordinator to answer")
-        return [shard for shard in stats["shards"] if shard["state"] == "open" and shard.get("pid")]
+    def alive(self) -> list[dict[str, Any]]:
+        """What the shards say whose processes are there."""
+        shards = self.cluster.stats()["shards"]
+        return [shard for shard in shards if Path(f"/proc/{shard.get('pid', 'none')}").exists()]
 
     # ---- what happens ----
 
-    def shard(self) -> bool:
+    def shard(self) -> None:
         """Kills one, and looks at what Ray will restart it with."""
-        shards = self.open_shards()
-        if not shards:
-            return False
+        shards = until(self.alive, "a shard to kill")
         chosen = shards[self.rng.integers(len(shards))]
-        if not kill(chosen["pid"]):
-            return False
+        kill(chosen["pid"])
         self.checkpointed.append(contents(self.path / f"shard-{chosen['shard']:04d}").found)
-        return True
 
-    def writer(self) -> bool:
-        return self.one_of("write")
+    def writer(self) -> None:
+        self.one_of("write")
 
-    def reader(self) -> bool:
-        return self.one_of("read")
+    def reader(self) -> None:
+        self.one_of("read")
 
-    def one_of(self, role: str) -> bool:
+    def one_of(self, role: str) -> None:
         """Kills one, and starts another."""
         workers = until(lambda: self.load.at_work(role), f"one to {role}")
         self.load.kill(workers[self.rng.integers(len(workers))])
         self.load.start(role)
-        return True
 
-    def hang(self) -> bool:
-        """A shard that does nothing for longer than readers wait for it."""
-        shards = self.open_shards()
-        if not shards:
-            return False
+    def hang(self) -> None:
+        """A shard does nothing for longer than readers wait for it."""
+        shards = until(self.alive, "a shard to stop")
         pid = shards[self.rng.integers(len(shards))]["pid"]
-        if not kill(pid, signal.SIGSTOP):
-            return False
+        kill(pid, signal.SIGSTOP)
         try:
             self.wait(1.5)
         finally:
-            going = kill(pid, signal.SIGCONT)
-        return going
+            kill(pid, signal.SIGCONT)
 
-    def coordinator(self) -> bool:
-        return kill(coordinator_of(self.cluster))
+    def coordinator(self) -> None:
+        kill(process_of(self.cluster._directory.coordinator))
 
     # ---- what must be true in the end ----
 
@@ -311,6 +319,7 @@ class Ordeal:
         self.cluster.save(timeout=PATIENCE)
         shards = self.cluster.stats()["shards"]
         held = [contents(self.path / f"shard-{shard['shard']:04d}") for shard in shards]
+        assert len(shards) == len(held) > 0
         for shard, there in zip(shards, held, strict=True):
             assert shard["inserted"] - shard["lost"] - shard["overwritten"] == shard["size"] == len(there.ids), shard
             assert shard["overwritten"] == 0, "the capacity should be enough for all"
@@ -341,7 +350,7 @@ class Ordeal:
     def all_quiet(self) -> Any:
         """What the cluster says once all shards are there and have reported, and all writers have left or are dead."""
         stats = self.cluster.stats()
-        there = all(shard["state"] == "open" and shard.get("pid") for shard in stats["shards"])
+        there = len(self.alive()) == len(stats["shards"]) and max(one["beat_age"] for one in stats["shards"]) < 2
         return stats if there and stats["writers"] == 0 else None
 
     def missing(self, worker: Worker, everything: np.ndarray) -> int:
