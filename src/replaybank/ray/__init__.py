@@ -1,1 +1,1 @@
-"""Replay beyond one machine: shards on Ray."""
+"""Replay shards on Ray: many machines, one memory."""
