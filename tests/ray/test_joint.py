@@ -287,6 +287,9 @@ def test_probabilities_and_weights_are_those_of_one_buffer(weight_norm: Any, bet
         weights = bank.sampler.weigh(probabilities, joint.whole(bank.shares()), calls)
         assert weights.dtype == np.float32
         np.testing.assert_allclose(weights, one.weights(exact), rtol=1e-6)
+        every = (300 * expected(prioritized)) ** -(beta(calls) if callable(beta) else beta)  # eq. 2, by itself
+        largest = {"batch": every[drawn].max(), "buffer": every.max(), None: 1.0}[weight_norm]
+        np.testing.assert_allclose(weights, every[drawn] / largest, rtol=1e-5)
 
 
 @pytest.mark.parametrize("weight_norm", ["batch", "buffer"])
