@@ -580,7 +580,7 @@ class Writer:
             self._joined = False
 
     def _look_around(self) -> None:
-        """Leaves for another shard, while nothing is on its way, where that has far fewer streams: one that was added."""
+        """Leaves for another shard, while nothing is on its way, where that has far fewer streams: a new one."""
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY or not self._joined:
             return
