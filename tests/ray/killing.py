@@ -332,7 +332,11 @@ class Ordeal:
         for found in self.checkpointed:
             missing = pairs(found) - here
             assert not missing, f"{len(missing)} of {len(found)} that were in a checkpoint did not come back"
-        gone = sum(self.missing(worker, [there.found for there in held]) for worker in self.load.workers if worker.role == "write")
+        gone = sum(
+            self.missing(worker, [there.found for there in held])
+            for worker in self.load.workers
+            if worker.role == "write"
+        )
         lost = sum(shard["lost"] for shard in shards)
         assert gone <= lost, f"{gone} acknowledged transitions are gone, {lost} are counted lost"
         dead = sum(worker.killed for worker in self.load.workers if worker.role == "write")

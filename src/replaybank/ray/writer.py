@@ -364,7 +364,9 @@ class Writer:
             return self._told()
 
     def _told(self) -> Flushed:
-        return Flushed(self._acknowledged, self._staged + self._waiting, self._given_up, self._lost_elsewhere + self._lost_here)
+        return Flushed(
+            self._acknowledged, self._staged + self._waiting, self._given_up, self._lost_elsewhere + self._lost_here
+        )
 
     def close(self, timeout: float | None = None) -> Flushed:
         """Flushes, closes its streams, and ends its thread.
@@ -583,7 +585,7 @@ class Writer:
             self._joined = False
 
     def _look_around(self) -> None:
-        """Leaves for another shard, while nothing is on its way, where that has far fewer streams: one that was added."""
+        """Leaves for another shard, while nothing is on its way, where that has far fewer streams: a new one."""
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY or not self._joined:
             return
