@@ -451,7 +451,8 @@ class Writer:
         try:
             self._directory.look()
             members = self._directory.members()
-            if shard not in members:
+            returning = shard in members
+            if not returning:
                 shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
                 self._number = secrets.randbits(62)
                 with self._changed:
