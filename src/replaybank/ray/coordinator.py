@@ -136,9 +136,11 @@ class Coordinator:
             for name in KEPT:
                 self._removed[name] += stats.get(name, 0)
 
-    async def forget(self, shard: int) -> int:
-        """Removes a shard with what it was last known to hold, which is lost; gives how much that was."""
-        stats = self._members[shard].stats
+    async def forget(self, shard: int, stats: dict[str, Any] | None) -> int:
+        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if it lives."""
+        if shard not in self._members:
+            return 0
+        stats = self._members[shard].stats if stats is None else stats
         lost = int(stats.get("size", 0))
         await self.remove(shard, {**stats, "lost": stats.get("lost", 0) + lost})
         return lost
