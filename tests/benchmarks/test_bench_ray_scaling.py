@@ -34,7 +34,7 @@ def built(name: str, scale: Scale) -> tuple[Contestant, dict[str, Any]]:
         pytest.skip(f"{name}: {reason}")
 
 
-def require_known(drawn: dict[str, list[Any]], scale: Scale) -> None:
+def require_known(batches: list[dict[str, list[Any]]], scale: Scale) -> None:
     """Each drawn row is, byte for byte, one that a writer has added; and something of each writer's is drawn."""
     dtype = scale.size.dtype
     known: dict[bytes, tuple[int, tuple[Any, ...]]] = {}
@@ -43,11 +43,13 @@ def require_known(drawn: dict[str, list[Any]], scale: Scale) -> None:
             known[obs.tobytes()] = writer, (action, np.float32(reward), next_obs.tobytes(), terminated)
     found = set()
     names = ("obs", "action", "reward", "next_obs", "terminated")
-    for obs, action, reward, next_obs, terminated in zip(*(drawn[name] for name in names), strict=True):
+    for drawn in batches:
+        assert len(drawn["obs"]) == BATCH
+    columns = [[value for drawn in batches for value in drawn[name]] for name in names]
+    for obs, action, reward, next_obs, terminated in zip(*columns, strict=True):
         writer, rest = known[np.array(obs, dtype).tobytes()]
         assert rest == (action, np.float32(reward), np.array(next_obs, dtype).tobytes(), terminated)
         found.add(writer)
-    assert len(drawn["obs"]) == BATCH
     assert found == set(range(scale.writers))
 
 
@@ -66,10 +68,11 @@ def test_what_the_reader_draws_is_what_writers_have_added(name: str, scale: Scal
     contestant, cost = built(name, scale)
     try:
         assert cost["filled"] >= scale.size.filled
-        drawn = contestant.reader.start("batch").result()
-        require_known(drawn, scale)
+        # Some take a whole batch from one shard, the shards in turn.
+        batches = [contestant.reader.start("batch").result() for _ in range(scale.shards)]
+        require_known(batches, scale)
         if scale.prioritized:
-            weights = np.array(drawn["weights"])
+            weights = np.array(batches[0]["weights"])
             assert weights.max() <= 1.000001
             assert weights.min() > 0
             assert len(set(weights.round(6))) > 1, "priorities do not tell"
@@ -88,7 +91,7 @@ def test_a_run_has_every_mode_with_counts_and_costs(monkeypatch: pytest.MonkeyPa
         "CONTESTANTS",
         {OURS: ray_scaling.CONTESTANTS[OURS], "nobody": ("adapters.no_such_library", "Nobody")},
     )
-    scale = Scale(SMALL, True, 2, 1)
+    scale = Scale(SMALL, True, 2, 2)
     done = ray_scaling.run(ray_scaling.Plan([scale], repeats=1, warm=0.1, seconds=0.2))
     assert [row["mode"] for row in done["rows"]] == [mode.key for mode in ray_scaling.MODES[True]]
     for row in done["rows"]:
