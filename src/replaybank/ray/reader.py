@@ -141,7 +141,7 @@ class Reader:
     def _ask_leave(self, n: int, deadline: float) -> Any:
         if self._config.limit is None:
             return None
-        return self._directory.coordinator.grant.remote("sample", n, max(deadline - time.monotonic(), 0.0))
+        return self._directory.coordinator.grant.remote("sample", n, n, max(deadline - time.monotonic(), 0.0))
 
     def _await_leave(self, request: Request, deadline: float) -> None:
         """Waits until a request may be sampled; raises TimeoutError, with the reason, where that takes too long."""
@@ -151,7 +151,7 @@ class Reader:
                 why = ray.get(request.leave, timeout=max(left, 0.0) + 1.0)  # the coordinator is the one to end it
             except GONE as error:
                 why = f"the coordinator of {self._config.name!r}: {reason(error)}"
-            if not why:
+            if isinstance(why, int):
                 return
             if deadline - time.monotonic() < 0.1:
                 raise TimeoutError(f"sample: {request.n} transitions could not be sampled in time: {why}")
@@ -451,7 +451,7 @@ class Batches(Iterator[Batch]):
 
     def _granted(self, request: Request) -> bool:
         try:
-            return not ray.get(request.leave, timeout=0)
+            return isinstance(ray.get(request.leave, timeout=0), int)
         except GONE:
             return False  # `_await_leave` asks again
 
