@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -39,9 +40,10 @@ class Directory:
             self._asked = self.coordinator.members.remote(self._version)
         return self._members
 
-    def look(self) -> None:
-        """Asks, and waits for the answer."""
-        self._learn(*self.ask(lambda: self.coordinator.members.remote(self._version), "which shards there are"))
+    def look(self, seconds: float | None = None) -> None:
+        """Asks, and waits for the answer; raises TimeoutError where there is none."""
+        call = partial(self.coordinator.members.remote, self._version)
+        self._learn(*self.ask(call, "which shards there are", seconds))
 
     def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
         """What the coordinator says; raises TimeoutError where it does not."""

@@ -6,6 +6,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, NamedTuple
@@ -191,6 +192,8 @@ class Reader:
                 away.why, away.since, away.probe = reason(error), time.monotonic(), None
 
     def _lose(self, number: int, why: str) -> None:
+        with suppress(TimeoutError):  # it may have been removed
+            self._directory.look(self._config.options.shard_timeout)
         self._counts["failures"] += 1
         self._away[number] = Away(why, time.monotonic(), None)
         self._shares.pop(number, None)
@@ -362,10 +365,15 @@ class Reader:
     def _heard(self, sent: list[tuple[int, int, Any]], deadline: float) -> PriorityReport:
         found, failed = answers({i: ref for i, (_, _, ref) in enumerate(sent)}, self._patience(deadline))
         updated, stale = (sum(told[i] for told in found.values()) for i in (0, 1))
-        unsent = sum(sent[i][1] for i in failed)
+        unsent = 0
         for i, why in failed.items():
-            if sent[i][0] not in self._away:
-                self._lose(sent[i][0], why)
+            number, n, _ = sent[i]
+            if number not in self._away:
+                self._lose(number, why)
+            if number in self._directory.members():
+                unsent += n
+            else:
+                stale += n
         for name, n in (("updated", updated), ("stale", stale), ("unsent", unsent)):
             self._counts[name] += n
         return PriorityReport(updated, stale, unsent)
