@@ -9,8 +9,8 @@ its steps back until it knows the TD errors of the n-step transitions that begin
 right from the start, and the learner need not look at everything once. The learner draws from all shards as if they
 were one buffer, and now and then puts its parameters into Ray's object store, where the actors find them.
 
-Unlike the paper: Adam and a Huber loss; n-step transitions are computed when sampling; and samples per insert are held
-at a fixed ratio, so that what is learnt depends little on how fast which process is.
+Unlike the paper: Adam, with a step size that falls; n-step transitions are made when sampling; and samples per insert
+are held at a fixed ratio, so that what is learnt depends little on how fast which process is.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from torch.nn import functional as F
 import replaybank as rb
 from replaybank.ray import RateLimit, ReplayCluster, Writer
 
+Array = np.ndarray
+
 
 @dataclass
 class Args:
@@ -46,7 +48,7 @@ class Args:
     """a running Ray cluster; without it, one is started on this machine"""
     seed: int = 1
     """seed of networks, environments, exploration and draws; processes race all the same, so no two runs are equal"""
-    total_steps: int = 60_000
+    total_steps: int = 80_000
     """environment steps of all actors together"""
     actors: int = 2
     """processes that play"""
@@ -56,34 +58,29 @@ class Args:
     """replay shards, a process each"""
     capacity: int = 50_000
     """transitions remembered, over all shards"""
-    batch_size: int = 128
+    batch_size: int = 64
     """transitions an update"""
     samples_per_insert: float = 16.0
     """transitions learnt from for each one that is added"""
     learning_starts: int = 1_000
     """transitions added before the first update"""
-    learning_rate: float = 5e-4
-    """step size of Adam"""
+    learning_rate: float = 2e-3
+    """step size of Adam at the first update, from which it falls to 0 in a straight line"""
     gamma: float = 0.99
     """discount of one step"""
     n_step: int = 3
     """rewards that are added up before bootstrapping"""
-    target_network_frequency: int = 200
+    target_network_frequency: int = 100
     """updates between two copies of the network into the target network"""
     publish_frequency: int = 20
     """updates between two publications of the parameters"""
     fetch_frequency: int = 50
     """steps of an actor between two looks for new parameters"""
-    report_seconds: float = 10.0
-    """seconds between two lines of progress"""
     evaluation_episodes: int = 50
     """episodes played at the end, without random actions, and as many with nothing else"""
 
 
-# ---- the pure parts -------------------------------------------------------------------
-
-
-def epsilons(n: int, base: float = 0.4, slope: float = 7.0) -> np.ndarray:
+def epsilons(n: int, base: float = 0.4, slope: float = 7.0) -> Array:
     """Probability of a random action of each of n actors: base ** (1 + slope * i / (n - 1)) (Horgan et al., sec. 4.1).
 
     float64 [n], falling; of a single actor it is `base`.
@@ -92,14 +89,8 @@ def epsilons(n: int, base: float = 0.4, slope: float = 7.0) -> np.ndarray:
 
 
 def n_step_td_errors(
-    values: np.ndarray,
-    next_values: np.ndarray,
-    reward: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    n: int,
-    gamma: float,
-) -> np.ndarray:
+    values: Array, next_values: Array, reward: Array, terminated: Array, truncated: Array, n: int, gamma: float
+) -> Array:
     """TD errors of the n-step transitions that begin at the first T - n + 1 of T steps of E streams.
 
     values: of the actions taken, Q(s_t, a_t); next_values: max_a Q(s', a), s' being what step t led to; all are
@@ -121,11 +112,12 @@ def n_step_td_errors(
 class DuelingNetwork(nn.Module):
     """Values of the actions, as V + A - mean A (Wang et al. 2016, eq. 9).
 
-    `obs_shape`: flat, or MinAtar's rows x columns x channels, for which there is a convolution (Young & Tian 2019).
+    Flat observations, or MinAtar's rows x columns x channels, for which there is a convolution (Young & Tian 2019).
     """
 
-    def __init__(self, obs_shape: tuple[int, ...], actions: int, hidden: int = 128) -> None:
+    def __init__(self, envs: gym.vector.VectorEnv, hidden: int = 128) -> None:
         super().__init__()
+        obs_shape, actions = envs.single_observation_space.shape, int(envs.single_action_space.n)
         self.conv = nn.Conv2d(obs_shape[-1], 16, 3) if len(obs_shape) == 3 else None
         inputs = 16 * (obs_shape[0] - 2) * (obs_shape[1] - 2) if self.conv else int(np.prod(obs_shape))
         self.body = nn.Sequential(nn.Flatten(), nn.Linear(inputs, hidden), nn.ReLU())
@@ -154,14 +146,6 @@ def make_envs(env_id: str, num_envs: int) -> gym.vector.VectorEnv:
     return gym.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=same_step)
 
 
-def make_network(envs: gym.vector.VectorEnv) -> DuelingNetwork:
-    """A network for these environments."""
-    return DuelingNetwork(envs.single_observation_space.shape, int(envs.single_action_space.n))
-
-
-# ---- actors ---------------------------------------------------------------------------
-
-
 class Prioritizing:
     """Stands where a recorder has its buffer: holds steps back until their TD errors are known, then adds them."""
 
@@ -169,14 +153,14 @@ class Prioritizing:
         self.writer, self.network = writer, network
         self.n, self.gamma, self.streams = args.n_step, args.gamma, args.num_envs
         self.at_once = 16  # steps that are given their priorities together
-        self.held: list[tuple[np.ndarray, ...]] = []
+        self.held: list[tuple[Array, ...]] = []
 
-    def add(self, *step: np.ndarray) -> None:
+    def add(self, *step: Array) -> None:
         """obs, action, reward, next_obs, terminated, truncated: arrays [streams, ...]."""
         self.held.append(step)
         if len(self.held) < self.at_once + self.n - 1:
             return
-        obs, action, reward, next_obs, terminated, truncated = (np.stack(field) for field in zip(*self.held, strict=True))
+        obs, action, reward, next_obs, terminated, truncated = map(np.stack, zip(*self.held, strict=True))
         values = np.take_along_axis(self._values(obs), action[..., None], axis=2)[..., 0]
         next_values = self._values(next_obs).max(axis=2)
         td_errors = n_step_td_errors(values, next_values, reward, terminated, truncated, self.n, self.gamma)
@@ -184,11 +168,11 @@ class Prioritizing:
             self.writer.add(*held, td_error=td_error)
         del self.held[: len(td_errors)]
 
-    def end(self, mask: np.ndarray) -> None:
+    def end(self, mask: Array) -> None:
         """Of the first reset; there is no other."""
 
     @torch.no_grad()
-    def _values(self, obs: np.ndarray) -> np.ndarray:
+    def _values(self, obs: Array) -> Array:
         """float32 [T, streams, actions] from obs [T, streams, ...]."""
         values = self.network(torch.from_numpy(obs).flatten(0, 1))
         return values.unflatten(0, obs.shape[:2]).numpy()
@@ -226,11 +210,11 @@ class Actor:
         self.epsilons = epsilons(args.actors * args.num_envs)[self.numbers]
         self.rng = np.random.default_rng([args.seed, number])
         self.envs = make_envs(args.env, args.num_envs)
-        self.network = make_network(self.envs)
+        self.network = DuelingNetwork(self.envs)
 
     def play(self, cluster: ReplayCluster, board: Any) -> None:
         """Steps the environments, sends what happened, and looks for new parameters, until there are none."""
-        writer = cluster.writer(streams=self.args.num_envs)
+        writer = cluster.writer(streams=self.args.num_envs, pending=256)
         recorder = rb.Recorder(self.envs, Prioritizing(writer, self.network, self.args))
         episodes: list[tuple[int, float]] = []
         obs, _ = recorder.reset(seed=int(self.rng.integers(2**31)))
@@ -252,70 +236,47 @@ class Actor:
 
 
 @torch.no_grad()
-def best(network: nn.Module, obs: np.ndarray) -> np.ndarray:
+def best(network: nn.Module, obs: Array) -> Array:
     """The action of the highest value for each environment."""
     return network(torch.from_numpy(obs)).argmax(dim=1).numpy()
-
-
-# ---- the learner ----------------------------------------------------------------------
 
 
 class Learner:
     """Double DQN (van Hasselt et al. 2016)."""
 
-    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, learning_rate: float, updates: int) -> None:
         self.network = network
         self.target_network = copy.deepcopy(network)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LinearLR(self.optimizer, 1.0, 0.0, total_iters=updates)
 
-    def update(self, batch: rb.Batch) -> tuple[np.ndarray, float]:
+    def update(self, batch: rb.Batch) -> tuple[Array, float]:
         """One step of gradient descent; gives the TD errors [n] and the loss."""
         tensors = batch.to_torch()
         with torch.no_grad():
             chosen = self.network(tensors.next_obs).argmax(dim=1, keepdim=True)
             following = self.target_network(tensors.next_obs).gather(1, chosen).squeeze(1)
             wanted = tensors.reward + tensors.discount * following
-        values = self.network(tensors.obs).gather(1, tensors.action[:, None]).squeeze(1)
-        loss = (tensors.weights * F.smooth_l1_loss(values, wanted, reduction="none")).mean()
+        td_error = wanted - self.network(tensors.obs).gather(1, tensors.action[:, None]).squeeze(1)
+        loss = (tensors.weights * td_error**2).mean() / 2
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 40.0)
         self.optimizer.step()
-        return (values - wanted).detach().numpy(), loss.item()
+        self.schedule.step()
+        return td_error.detach().numpy(), loss.item()
 
     def parameters(self) -> ray.ObjectRef:
         """Puts them into the object store, as one vector."""
         return ray.put(nn.utils.parameters_to_vector(self.network.parameters()).detach().numpy())
 
 
-class Progress:
-    """Prints how it goes."""
-
-    def __init__(self) -> None:
-        self.begin = self.last = time.perf_counter()
-        self.update = self.steps = 0
-
-    def line(self, update: int, stats: dict[str, Any], returns: deque[float], losses: deque[float]) -> None:
-        """Rates are those since the last line, the rest of the whole run."""
-        now = time.perf_counter()
-        seconds, self.last = now - self.last, now
-        updates, self.update = update - self.update, update
-        steps, self.steps = stats["inserted"] - self.steps, stats["inserted"]
-        mean = np.mean(returns) if returns else np.nan
-        told = max(stats["updated"] + stats["stale"], 1)
-        print(
-            f"{now - self.begin:4.0f} s  update {update:6d}  steps {stats['inserted']:7d}  greediest: {mean:6.1f}  "
-            f"loss {np.mean(losses):.4f}  {updates / seconds:4.0f} updates/s  {steps / seconds:5.0f} steps/s  "
-            f"SPI {stats['sampled'] / stats['inserted']:.2f}  stale {stats['stale'] / told:.2%}  lost {stats['lost']}",
-            flush=True,
-        )
-
-
-def train(args: Args) -> dict[str, float]:
-    """Plays, learns, prints, and evaluates; gives the figures of the end."""
+def train(args: Args) -> dict[str, Any]:
+    """Plays, learns, prints and evaluates; gives the figures of the end."""
     torch.manual_seed(args.seed)
     envs = make_envs(args.env, 1)
-    learner = Learner(make_network(envs), args.learning_rate)
+    updates = int((args.total_steps - args.learning_starts) * args.samples_per_insert / args.batch_size)
+    learner = Learner(DuelingNetwork(envs), args.learning_rate, updates)
     cluster = ReplayCluster(
         shards=args.shards,
         capacity=args.capacity,
@@ -325,7 +286,6 @@ def train(args: Args) -> dict[str, float]:
         samples_per_insert=RateLimit(args.samples_per_insert, min_size=args.learning_starts),
         seed=args.seed,
     )
-    reader = cluster.reader()
     board = Board.remote()
     ray.get(board.publish.remote([learner.parameters()]))
     actors = [Actor.remote(args, number) for number in range(args.actors)]
@@ -335,11 +295,12 @@ def train(args: Args) -> dict[str, float]:
     greediest = range(copies - max(copies // 4, 1), copies)  # the quarter with the fewest random actions
     returns: deque[float] = deque(maxlen=100)
     losses: deque[float] = deque(maxlen=1000)
-    updates = int((args.total_steps - args.learning_starts) * args.samples_per_insert / args.batch_size)
-    progress = Progress()
+    reader = cluster.reader()
     with reader.batches(args.batch_size, prefetch=4) as batches:
         for update in range(1, updates + 1):
             batch = next(batches)
+            if update == 1:
+                begin = last = time.perf_counter()
             td_error, loss = learner.update(batch)
             reader.update_priorities(batch.indices, td_error, wait=False)
             losses.append(loss)
@@ -350,33 +311,39 @@ def train(args: Args) -> dict[str, float]:
                 returns.extend(value for number, value in episodes if number in greediest)
                 failed, _ = ray.wait(playing, timeout=0)
                 ray.get(failed)  # by now nobody ends but by an error, which this raises
-            if time.perf_counter() - progress.last >= args.report_seconds or update == updates:
-                progress.line(update, cluster.stats(), returns, losses)
-    stats = cluster.stats()
+            now = time.perf_counter()
+            if now - last >= 10 or update == updates:
+                last = now
+                report(update, now - begin, cluster.stats(), returns, losses)
     ray.get(board.publish.remote([]))
     while ray.wait(playing, num_returns=len(playing), timeout=0)[1]:
         with suppress(TimeoutError):
-            reader.sample(args.batch_size, timeout=0.1)  # whoever waits to add may go on, and look at the board
+            reader.sample(args.batch_size, timeout=0.1)  # whoever waits to add can go on, and look at the board
     ray.get(playing)
     reader.close()
+    stats = cluster.stats()
     cluster.close()
+
     rng = np.random.default_rng(args.seed)
-    result = {
-        "updates": updates,
-        "steps": stats["inserted"],
-        "sampled": stats["sampled"],
-        "loss": float(np.mean(losses)),
-        "return": evaluate(args, lambda obs: best(learner.network, obs)),
-        "random": evaluate(args, lambda obs: rng.integers(0, envs.single_action_space.n, len(obs))),
-    }
+    greedy = evaluate(args, lambda obs: best(learner.network, obs))
+    chance = evaluate(args, lambda obs: rng.integers(0, envs.single_action_space.n, len(obs)))
+    print(f"mean return of {args.evaluation_episodes} episodes: {greedy:.1f}; with random actions only: {chance:.1f}")
+    return {"updates": updates, "loss": float(np.mean(losses)), "greedy": greedy, "random": chance, "stats": stats}
+
+
+def report(update: int, seconds: float, stats: dict[str, Any], returns: deque[float], losses: deque[float]) -> None:
+    """Prints a line. Speeds are those since the first update; what shards say of themselves is up to a second old."""
+    told = max(stats["updated"] + stats["stale"], 1)
     print(
-        f"return over {args.evaluation_episodes} episodes: {result['return']:.1f} without random actions, "
-        f"{result['random']:.1f} with nothing else"
+        f"{seconds:5.0f} s  update {update:6d}  steps {stats['inserted']:8d}  "
+        f"last {len(returns):3d} episodes of the greediest: {np.mean(returns) if returns else np.nan:6.1f}  "
+        f"loss {np.mean(losses):.3f}  {update / seconds:4.0f} updates/s  {stats['inserted'] / seconds:5.0f} steps/s  "
+        f"SPI {stats['rate_limit']['measured']:.2f}  stale {stats['stale'] / told:.2%}  lost {stats['lost']}",
+        flush=True,
     )
-    return result
 
 
-def evaluate(args: Args, policy: Callable[[np.ndarray], np.ndarray], most_steps: int = 10_000) -> float:
+def evaluate(args: Args, policy: Callable[[Array], Array], most_steps: int = 10_000) -> float:
     """The mean return of the first episode in each of several environments; of endless ones, as far as they came."""
     envs = make_envs(args.env, args.evaluation_episodes)
     obs, _ = envs.reset(seed=10_000 + args.seed)
@@ -393,7 +360,7 @@ def evaluate(args: Args, policy: Callable[[np.ndarray], np.ndarray], most_steps:
 
 
 def main() -> None:
-    """Reads the flags, starts Ray or finds it, trains, and prints how it ended."""
+    """Reads the flags, starts Ray or finds it, and trains."""
     args = tyro.cli(Args)
     torch.set_num_threads(1)  # the networks are too small to share
     if args.address is None:
