@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -24,3 +26,22 @@ settings.load_profile("replaybank")
 def effort() -> int:
     """By how much a test marked `slow` multiplies its work: 1, or 10 with REPLAYBANK_LONG=1."""
     return 10 if LONG else 1
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray on this machine, for all tests of a worker that need one: its start takes seconds."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray leaves files there
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ray.init(
+            num_cpus=4,
+            object_store_memory=200_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        yield
+        ray.shutdown()

@@ -92,6 +92,8 @@ class ReplayBuffer:
     schedule, `reward_fn`) cannot call it in turn: that is a RuntimeError. To pickle or copy it takes as much memory
     again: all of it is held still first, at one instant.
 
+    `notes`: a dict of the user's own (numbers, texts, lists, arrays, dicts by text), which a checkpoint keeps, too.
+
     Warns (RuntimeWarning, once) where it will need more memory than the machine, or its control group, has.
 
     Raises ValueError where capacity, max_bytes, streams or threads is out of range, not exactly one of capacity and
@@ -123,6 +125,7 @@ class ReplayBuffer:
             if max_bytes is not None:
                 raise ValueError("expected one of storage and max_bytes, given both: a storage is not in memory")
             require_free(self._storage)
+        self.notes: dict[str, Any] = {}
         self._lock = kernels.Lock()
         self.view = Transition() if view is None else view
         self.seed = seed
@@ -719,6 +722,7 @@ class ReplayBuffer:
         self._lead = lead
         for name in COUNTS:
             setattr(self, f"_{name}", count(counts, name))
+        (self.notes,) = fields_of({"notes": {}, **values}, "values", notes=dict)  # 0.1's first checkpoints had none
         if rows is not None:
             self._rows, self._usage = rows, Usage(rows.capacity)
             self._storage = None if rows.storage is None else rows.storage.folder
@@ -758,6 +762,7 @@ class ReplayBuffer:
             "lead": self._lead,
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
             "seed": self._seed if type(self._seed) in (int, NoneType) else None,
+            "notes": self.notes,
             "generator": checkpoint.generator_state(self._rng),
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),

@@ -450,15 +450,11 @@ def test_only_episodes_of_one_agent_are_taken() -> None:
 
 
 @pytest.fixture(scope="module")
-def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray leaves files there
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        yield
-        ray.shutdown()
-        torch.set_num_threads(threads)
+def running_ray(ray_session: None) -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def dqn(kind: str, n_step: Any = 1, envs: int = 1, **settings: Any) -> DQNConfig:

@@ -13,6 +13,7 @@ from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule
+from replaybank.samplers.share import Share
 from replaybank.samplers.state import count, priorities, window_on
 from replaybank.samplers.sum_tree import Tree
 
@@ -177,13 +178,24 @@ class Prioritized:
         pass  # a draw leaves no traces
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        beta = beta_at("Prioritized", self._beta, self._samples)
-        smallest = math.nan  # the batch's own: also where every priority is 0, and only Combined has drawn
-        if self._smallest is not None and self._masses.root:
-            smallest = self._smallest.root / self._masses.root
-        weights = importance_weights(probabilities, beta, self._weight_norm, len(self.window), smallest)
+        weights = self.weigh(probabilities, self.share(), self._samples)
         self._samples += 1
         return weights
+
+    def weigh(self, probabilities: Floats, whole: Share, calls: int) -> NDArray[np.float32]:
+        beta = beta_at("Prioritized", self._beta, calls)
+        size, mass, smallest = whole
+        # NaN is the batch's own: also where every priority is 0, and only Combined has drawn.
+        smallest = smallest / mass if mass else math.nan
+        return importance_weights(probabilities, beta, self._weight_norm, size, smallest)
+
+    def share(self) -> Share:
+        smallest = math.nan if self._smallest is None else self._smallest.root
+        return Share(len(self.window), self._masses.root, smallest)
+
+    @property
+    def stratified(self) -> bool:
+        return True
 
     def priorities(self, td_error: Floats) -> Floats:
         priorities, largest = magnitudes(td_error, self._epsilon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones, spread
+from replaybank.samplers.share import Share
 
 
 class Uniform:
@@ -60,6 +62,17 @@ class Uniform:
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
         return ones(len(probabilities))
+
+    def weigh(self, probabilities: Floats, whole: Share, calls: int) -> NDArray[np.float32]:
+        return ones(len(probabilities))
+
+    def share(self) -> Share:
+        size = len(self.window)
+        return Share(size, float(size), math.nan)
+
+    @property
+    def stratified(self) -> bool:
+        return False
 
     def priorities(self, td_error: Floats) -> Floats:
         return magnitudes(td_error)[0]
