@@ -15,7 +15,7 @@ import ray
 from replaybank.arguments import whole_number
 from replaybank.parts import as_part
 from replaybank.ray.calls import GONE, answer, patient_answer, reason
-from replaybank.ray.config import NAMESPACE, USUAL_INSERT, USUAL_SAMPLE, Checkpoint, ClusterOptions, Config
+from replaybank.ray.config import NAMESPACE, USUAL_INSERT, USUAL_SAMPLE, Checkpoint, ClusterOptions, Config, shard_name
 from replaybank.ray.coordinator import CoordinatorActor
 from replaybank.ray.directory import Directory
 from replaybank.ray.ids import MOST_SHARDS
@@ -96,6 +96,7 @@ class ReplayCluster:
         except ValueError as error:
             raise RuntimeError(f"name: there is a cluster {config.name!r} already: {reason(error)}") from None
         self._directory = Directory(coordinator, config)
+        self._started: list[Any] = []
         try:
             started = [self._start(number) for number in range(shards)]
             self._await(started)
@@ -107,6 +108,7 @@ class ReplayCluster:
     def _of(cls, coordinator: Any, config: Config) -> ReplayCluster:
         cluster = cls.__new__(cls)
         cluster._directory = Directory(coordinator, config)
+        cluster._started = []
         return cluster
 
     def __reduce__(self) -> Any:
@@ -116,9 +118,13 @@ class ReplayCluster:
         config = self._directory.config
         given: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **config.options.actor_options}
         given |= {"max_restarts": -1, "max_task_retries": 0}
+        given |= {"name": shard_name(config.name, number), "namespace": NAMESPACE}
         if config.options.detached:
-            given |= {"lifetime": "detached", "name": f"{config.name}/shard-{number:04d}", "namespace": NAMESPACE}
-        return number, ShardActor.options(**given).remote(config, number, self._directory.coordinator)
+            given["lifetime"] = "detached"
+        actor = ShardActor.options(**given).remote(config, number)
+        # Ray ends an actor when the handle goes that made it; those that others hand back do not count.
+        self._started.append(actor)
+        return number, actor
 
     def _await(self, started: list[tuple[int, Any]]) -> None:
         """Waits until shards are there, and lets them be known."""
@@ -198,9 +204,7 @@ class ReplayCluster:
         self._directory.look()
         refs = {number: actor.save.remote() for number, (actor, _) in self._directory.members().items()}
         deadline = time.monotonic() + (self._directory.config.options.timeout if timeout is None else timeout)
-        return sum(
-            answer(ref, deadline - time.monotonic(), f"save: shard {number}") for number, ref in refs.items()
-        )
+        return sum(answer(ref, deadline - time.monotonic(), f"save: shard {number}") for number, ref in refs.items())
 
     def add_shard(self) -> int:
         """One more shard of the same capacity; gives its number. New writers go there first.
@@ -281,7 +285,9 @@ def attach(name: str) -> ReplayCluster:
     try:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
-        there = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE]
+        there = [
+            one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE
+        ]
         known = sorted({one.partition("/shard-")[0] for one in there})
         raise ValueError(f"name: expected one of {', '.join(known) or 'none that there is'}, given {name!r}") from None
     return ReplayCluster._of(coordinator, patient_answer(coordinator.config.remote, 10.0, f"attach: {name!r}"))
@@ -291,8 +297,8 @@ def _require_fit(checkpoint: Checkpoint, shards: int) -> None:
     there = checkpoint.folders()
     if there and not checkpoint.resume:
         raise ValueError(
-            f"checkpoint: {Path(checkpoint.path)} holds one of {len(there)} shards already; go on with it (resume=True), "
-            "or choose another path"
+            f"checkpoint: {Path(checkpoint.path)} holds one of {len(there)} shards already; go on with it "
+            "(resume=True), or choose another path"
         )
     if there and len(there) != shards:
         raise ValueError(f"checkpoint: {Path(checkpoint.path)} is of {len(there)} shards, given shards={shards}")

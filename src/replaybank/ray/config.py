@@ -20,6 +20,11 @@ NAMESPACE = "replaybank"  # of Ray's named actors
 USUAL_INSERT, USUAL_SAMPLE = 64, 256
 
 
+def shard_name(cluster: str, shard: int) -> str:
+    """The name of a shard's actor."""
+    return f"{cluster}/shard-{shard:04d}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Each shard saves what changed to `path`/shard-0000 … every so many seconds, in the background.

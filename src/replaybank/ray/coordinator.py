@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from replaybank.ray.config import Config
+from replaybank.ray.config import NAMESPACE, Config, shard_name
 from replaybank.ray.limiter import Kind, Limiter
 
 AWAY = 4.0  # seconds without a report after which a shard is told of as away
@@ -47,7 +48,9 @@ class Coordinator:
         self._limiter = None if config.limit is None else Limiter(config.limit)
         self._waiting: dict[Kind, deque[tuple[int, asyncio.Future[None]]]] = {"insert": deque(), "sample": deque()}
         self._last: dict[Kind, float] = {"insert": time.monotonic(), "sample": time.monotonic()}
-        self._again = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            self._again = ray.get_runtime_context().was_current_actor_reconstructed
         self._settled = time.monotonic() + (SETTLING if self._again else 0.0)
 
     async def config(self) -> Config:
@@ -78,7 +81,7 @@ class Coordinator:
             self._members[shard] = Member(actor)
             self._version += 1
 
-    async def beat(self, shard: int, actor: Any, stats: dict[str, Any]) -> None:
+    async def beat(self, shard: int, stats: dict[str, Any]) -> None:
         """A shard's report."""
         self._epochs[shard] = max(stats["epoch"], self._epochs.get(shard, -1))
         if shard in self._gone:
@@ -86,6 +89,7 @@ class Coordinator:
         if shard not in self._members:
             if not self._again:
                 return  # it is not enrolled yet
+            actor = ray.get_actor(shard_name(self._config.name, shard), namespace=NAMESPACE)
             self._members[shard] = Member(actor, stats["state"])
             self._version += 1
             self._recount(stats)
@@ -203,7 +207,9 @@ class Coordinator:
             for kind in kinds:
                 queue = self._waiting[kind]
                 may, count = (
-                    (limiter.may_insert, limiter.inserted_) if kind == "insert" else (limiter.may_sample, limiter.sampled_)
+                    (limiter.may_insert, limiter.inserted_)
+                    if kind == "insert"
+                    else (limiter.may_sample, limiter.sampled_)
                 )
                 while queue and (queue[0][1].done() or may(queue[0][0])):
                     n, leave = queue.popleft()

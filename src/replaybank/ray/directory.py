@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -30,10 +31,8 @@ class Directory:
         if not self._members:
             self.look()
         if self._asked is not None and ready(self._asked):
-            try:
+            with suppress(*GONE):  # while the coordinator is away, what is known stays
                 self._learn(*ray.get(self._asked, timeout=1.0))
-            except GONE:
-                pass  # the coordinator is away: what is known stays
             self._asked = None
         if self._asked is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK_EVERY

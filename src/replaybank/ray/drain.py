@@ -25,7 +25,9 @@ def drained(directory: Directory, shard: int, timeout: float | None) -> int:
     deadline = time.monotonic() + seconds
     source, state = members[shard]
     left = deadline - time.monotonic()
-    sizes = {number: Share(*answer(actor.share.remote(), left, f"shard {number}")).size for number, actor in others.items()}
+    sizes = {
+        number: Share(*answer(actor.share.remote(), left, f"shard {number}")).size for number, actor in others.items()
+    }
     size = Share(*answer(source.share.remote(), left, f"shard {shard}")).size
     room = {number: directory.config.capacity - held for number, held in sizes.items()}
     if state == "open" and sum(room.values()) < size:

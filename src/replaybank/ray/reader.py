@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from replaybank.arguments import ids_of, whole_number
 from replaybank.batch import Batch
@@ -127,11 +127,11 @@ class Reader:
         return Batches(self, n, ahead, device, timeout)
 
     def _size(self, name: str, n: Any) -> int:
-        n = whole_number(name, n, MOST_DRAWN)
-        if self._config.limit is not None and n > self._checked:
-            self._config.limit.check(MAX_CAPACITY, USUAL_INSERT, n)
-            self._checked = n
-        return n
+        size = whole_number(name, n, MOST_DRAWN)
+        if self._config.limit is not None and size > self._checked:
+            self._config.limit.check(MAX_CAPACITY, USUAL_INSERT, size)
+            self._checked = size
+        return size
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is not None and not timeout >= 0:

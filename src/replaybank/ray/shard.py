@@ -23,7 +23,7 @@ from replaybank.buffer import ReplayBuffer
 from replaybank.files import CheckpointError
 from replaybank.ray import ids
 from replaybank.ray.calls import patient_answer, ready
-from replaybank.ray.config import Config
+from replaybank.ray.config import NAMESPACE, Config
 from replaybank.ray.progress import Progress
 from replaybank.ray.wire import Packet, Transitions, Wire
 from replaybank.rows import Rows
@@ -66,14 +66,18 @@ class Unloaded(NamedTuple):
 class Shard:
     """One `ReplayBuffer`, and what a cluster adds: writers' leases, ids that outlive a restart, saves, reports.
 
-    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it, it
-    goes on from its last checkpoint; what that does not have is counted as lost.
+    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it,
+    it goes on from its last checkpoint; what that does not have is counted as lost.
     """
 
-    def __init__(self, config: Config, number: int, coordinator: Any) -> None:
-        self._config, self.number, self._coordinator = config, number, coordinator
+    def __init__(self, config: Config, number: int) -> None:
+        self._config, self.number = config, number
+        # By its name: a handle would be an argument in the object store, without which there is no restart.
+        coordinator = self._coordinator = ray.get_actor(config.name, namespace=NAMESPACE)
         context = ray.get_runtime_context()
-        again = context.was_current_actor_reconstructed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            again = context.was_current_actor_reconstructed
         epoch, known, self._draining = patient_answer(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
         checkpoint = config.checkpoint
         self._folder = None if checkpoint is None else checkpoint.folder(number)
@@ -101,7 +105,6 @@ class Shard:
         self._table = threading.Lock()  # of the leases: calls, and the thread that looks who is silent
         self._saved, self._save_seconds, self._save_failed = self._added, 0.0, ""
         self._node = context.get_node_id()
-        self._actor = context.current_actor
         self._closed = threading.Event()
         threading.Thread(target=self._beat_for_ever, name="replaybank-beat", daemon=True).start()
         if checkpoint is not None:
@@ -397,7 +400,8 @@ class Shard:
         return self._saved
 
     def _save(self) -> None:
-        assert self._folder is not None and self._config.checkpoint is not None
+        assert self._folder is not None
+        assert self._config.checkpoint is not None
         begin, added = time.monotonic(), self._added
         self._buffer.save(self._folder, compression=self._config.checkpoint.compression)
         self._saved, self._save_seconds = added, time.monotonic() - begin
@@ -418,7 +422,7 @@ class Shard:
             with suppress(Exception):
                 self._bury_the_silent()
                 if told is None or ready(told):  # a coordinator that is away is not told all of it later
-                    told = self._coordinator.beat.remote(self.number, self._actor, self.stats())
+                    told = self._coordinator.beat.remote(self.number, self.stats())
 
     @ray.method(concurrency_group="look")
     def close(self, remove: bool = False) -> None:

@@ -227,9 +227,7 @@ class Writer:
             raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
         return chosen
 
-    def _put(
-        self, arrays: tuple[NDArray[Any], ...], owners: NDArray[np.int64], errors: NDArray[np.float64]
-    ) -> None:
+    def _put(self, arrays: tuple[NDArray[Any], ...], owners: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
         n = len(owners)
         if n > self._most:
             raise ValueError(f"extend: expected at most {self._most} transitions (pending), given {n}")
@@ -337,9 +335,9 @@ class Writer:
         return Flushed(self._acknowledged, self._staged + self._waiting, self._given_up, self._lost)
 
     def close(self, timeout: float | None = None) -> Flushed:
-        """Flushes, closes its streams, and ends its thread. Raises TimeoutError as `flush` does; it is closed then, too.
+        """Flushes, closes its streams, and ends its thread.
 
-        What was not acknowledged by then is dropped, and counted so.
+        Raises TimeoutError as `flush` does; it is closed then, too: what was not acknowledged is counted as dropped.
         """
         with self._changed:
             if self._closing:
@@ -424,7 +422,9 @@ class Writer:
             if actor is None:
                 self._shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
                 if self._shard is None:
-                    return self._wait_for(f"no shard has {self._streams} free streams (streams={config.options.streams})")
+                    return self._wait_for(
+                        f"no shard has {self._streams} free streams (streams={config.options.streams})"
+                    )
                 if self._shard not in self._directory.members():
                     self._directory.look()
                 actor = self._actor()
@@ -480,9 +480,7 @@ class Writer:
                     if not self._may_send(message):
                         break
                     n, tails, raw = message.packet
-                    message.sent = actor.insert.remote(
-                        self._number, after, message.first, message.ends, n, tails, raw
-                    )
+                    message.sent = actor.insert.remote(self._number, after, message.first, message.ends, n, tails, raw)
                     self._heard = time.monotonic()
                 after = message.end
 
