@@ -91,6 +91,8 @@ class Batch:
 
     def packed(self) -> tuple[NDArray[Any], dict[str, Places]]:
         """The block with all columns in it, and where each field is."""
+        if not self.block.flags.writeable:  # one that lies in an object store
+            self.block = self.block.copy()
         for name in DRAWN:
             self.block[name] = self[name]
         return self.block, {**self._places, **{name: name for name in DRAWN}}

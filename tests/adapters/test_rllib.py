@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("ray.rllib", reason="needs RLlib", exc_type=ImportError)
 
 import gymnasium as gym
-import ray
 import torch
 from ray.rllib.algorithms.dqn import DQN, DQNConfig
 from ray.rllib.core import DEFAULT_MODULE_ID

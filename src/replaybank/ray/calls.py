@@ -45,6 +45,8 @@ def answers(refs: Mapping[Key, Any], seconds: float) -> tuple[dict[Key, Any], di
 
     Raises what a call itself raised.
     """
+    if not refs:
+        return {}, {}
     ray.wait(list(refs.values()), num_returns=len(refs), timeout=max(seconds, 0.0), fetch_local=True)
     found, failed = {}, {}
     for key, ref in refs.items():

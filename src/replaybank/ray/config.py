@@ -16,6 +16,13 @@ from replaybank.schema import Schema
 from replaybank.views.base import View
 
 NAMESPACE = "replaybank"  # of Ray's named actors
+# What a rate limit reckons with where it does not know how much others insert or sample at a time.
+USUAL_INSERT, USUAL_SAMPLE = 64, 256
+
+
+def shard_name(cluster: str, shard: int) -> str:
+    """The name of a shard's actor."""
+    return f"{cluster}/shard-{shard:04d}"
 
 
 @dataclass(frozen=True)

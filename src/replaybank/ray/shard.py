@@ -23,7 +23,7 @@ from replaybank.buffer import ReplayBuffer
 from replaybank.files import CheckpointError
 from replaybank.ray import ids
 from replaybank.ray.calls import patient_answer, ready
-from replaybank.ray.config import Config
+from replaybank.ray.config import NAMESPACE, Config
 from replaybank.ray.progress import Progress
 from replaybank.ray.wire import Packet, Transitions, Wire
 from replaybank.rows import Rows
@@ -46,33 +46,39 @@ class Lease:
     heard: float
 
 
-class Load(NamedTuple):
-    """Some of a shard's transitions on their way to another one.
+# Transitions on their way to another shard: packets, whose td_error are priorities, and of each whether it goes on with
+# the stream of the one before.
+Load = list[tuple[bool, Packet]]
 
-    `packets`: of each whether it goes on with the stream of the one before; their td_error are priorities. `last`: the
-    first id of the segment that the last of them is of. `lost`: transitions that cannot be moved (stacks of frames
-    whose older frames have left). `more`: whether there are further ones.
+
+class Unloaded(NamedTuple):
+    """How far a shard has come that hands over what it holds.
+
+    `last`: the first id of the last segment that was begun, and how many of its transitions were handed over. `moved`:
+    how many this time. `more`: whether there are further ones.
     """
 
-    packets: list[tuple[bool, Packet]]
     last: tuple[int, int]
     moved: int
-    lost: int
     more: bool
 
 
 class Shard:
     """One `ReplayBuffer`, and what a cluster adds: writers' leases, ids that outlive a restart, saves, reports.
 
-    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it, it
-    goes on from its last checkpoint; what that does not have is counted as lost.
+    Calls come in three lines that do not wait for one another: "write", "read" and "look". When Ray has restarted it,
+    it goes on from its last checkpoint; what that does not have is counted as lost.
     """
 
-    def __init__(self, config: Config, number: int, coordinator: Any) -> None:
-        self._config, self.number, self._coordinator = config, number, coordinator
+    def __init__(self, config: Config, number: int) -> None:
+        self._config, self.number = config, number
+        # By its name: a handle would be an argument in the object store, without which there is no restart.
+        coordinator = self._coordinator = ray.get_actor(config.name, namespace=NAMESPACE)
         context = ray.get_runtime_context()
-        again = context.was_current_actor_reconstructed
-        epoch, known = patient_answer(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            again = context.was_current_actor_reconstructed
+        epoch, known, self._draining = patient_answer(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
         checkpoint = config.checkpoint
         self._folder = None if checkpoint is None else checkpoint.folder(number)
         self._buffer = self._restored(again)
@@ -92,14 +98,13 @@ class Shard:
         self._progress.begin(self.epoch, max(known, self._progress.total, self._added))
         self._wire = Wire(config.schema)
         self._leases: dict[int, Lease] = {}
+        self._unmovable = 0
         self._free = deque(range(config.options.streams))
         self._dead: deque[int] = deque(int(uid) for uid in self._received)
         self._buffer.end()
-        self._draining = False
         self._table = threading.Lock()  # of the leases: calls, and the thread that looks who is silent
         self._saved, self._save_seconds, self._save_failed = self._added, 0.0, ""
         self._node = context.get_node_id()
-        self._actor = context.current_actor
         self._closed = threading.Event()
         threading.Thread(target=self._beat_for_ever, name="replaybank-beat", daemon=True).start()
         if checkpoint is not None:
@@ -124,10 +129,11 @@ class Shard:
     # ---- writers ----
 
     @ray.method(concurrency_group="write")
-    def join(self, writer: int, streams: int) -> tuple[str, int]:
-        """Gives a writer (a number that no other has) so many streams.
+    def join(self, writer: int, streams: int, acknowledged: int) -> tuple[str, int]:
+        """Gives a writer (a number that no other has) so many streams, to go on from its transition `acknowledged`.
 
-        ("joined", how many of its transitions were received) or, with 0, "draining" or "full": go elsewhere.
+        ("joined", how many of its transitions were received before: what is missing is lost) or, with 0, "draining" or
+        "full": go elsewhere.
         """
         with self._table:
             if self._draining:
@@ -140,19 +146,25 @@ class Shard:
                 lease = self._leases[writer] = Lease(owned, 0.0)
             lease.heard = time.monotonic()
             with self._buffer._lock:
-                return "joined", self._received.setdefault(str(writer), 0)
+                received = self._received.get(str(writer), 0)
+                if received < acknowledged:
+                    self._rows.end(lease.streams)
+                self._received[str(writer)] = max(received, acknowledged)
+            return "joined", received
 
     @ray.method(concurrency_group="write")
     def insert(
-        self, writer: int, first: int, ends: list[int], n: int, tails: int, raw: NDArray[np.uint8] | None
+        self, writer: int, after: int, first: int, ends: list[int], n: int, tails: int, raw: NDArray[np.uint8] | None
     ) -> tuple[str, int]:
         """Takes a writer's transitions number `first` to first + n - 1; with n = 0 it only says that it is there.
 
-        `ends`: those of its streams that begin a new segment first. Where `first` skips some, all do.
+        `after`: so many were sent before; where `first` is more, some were dropped between them, and all its streams
+        begin a new segment. `ends`: those of its streams that do so anyway.
 
-        ("taken", how many of its transitions were received), also where it has them already; or, with 0, "join" (it has
-        no lease: never had, or was silent for too long) or "draining". Raises ValueError or TypeError, and takes
-        nothing, where a packet is not what a writer of this schema sends.
+        ("taken", how many of its transitions were received), also where it has them already; "behind" and as many,
+        where those sent before have not come; or, with 0, "join" (it has no lease: never had, or was silent for too
+        long) or "draining". Raises ValueError or TypeError, and takes nothing, where a packet is not what a writer of
+        this schema sends.
         """
         with self._table:
             if self._draining:
@@ -165,44 +177,40 @@ class Shard:
             if n == 0:
                 return "taken", received
             try:
-                found = self._checked(lease, received, first, ends, Packet(n, tails, raw))  # type: ignore[arg-type]
+                found = self._checked(lease, after, first, ends, Packet(n, tails, raw))  # type: ignore[arg-type]
+                if first < received < first + n or after < received < first:
+                    raise ValueError(f"insert: transitions {after} to {first + n} contradict the {received} received")
             except (TypeError, ValueError):
                 self._counts["refused"] += 1
                 raise
-            if found is None:
+            if first + n <= received:
                 self._counts["repeated"] += n
                 return "taken", received
+            if after > received:
+                return "behind", received
 
             def take(rows: Rows) -> None:
-                rows.end(lease.streams if first > received else lease.streams[np.array(ends, np.int64)])
+                rows.end(lease.streams if first > after else lease.streams[np.array(ends, np.int64)])
                 _append(rows, found, lease.streams[found.owners])
                 self._received[str(writer)] = first + n
 
             self._ingest(take, n)
             told = np.flatnonzero(~np.isnan(found.td_error))
             if told.size:
-                errors = found.td_error[told]
-                self._buffer.update_priorities(self._added - n + told, errors)
+                self._buffer.update_priorities(self._added - n + told, found.td_error[told])
             return "taken", first + n
 
-    def _checked(
-        self, lease: Lease, received: int, first: int, ends: list[int], packet: Packet
-    ) -> Transitions | None:
-        """The transitions of a packet; None where they were received already."""
+    def _checked(self, lease: Lease, after: int, first: int, ends: list[int], packet: Packet) -> Transitions:
+        """The transitions of a packet, where all of it makes sense."""
         streams = len(lease.streams)
-        if type(first) is not int or first < 0:
-            raise ValueError(f"insert: expected the number of the first transition, given {first!r}")
+        if type(first) is not int or type(after) is not int or not 0 <= after <= first:
+            raise ValueError(f"insert: expected 0 <= after <= first, given {after!r} and {first!r}")
         if not isinstance(ends, list) or any(type(one) is not int or not 0 <= one < streams for one in ends):
             raise ValueError(f"insert: ends: expected streams 0 to {streams - 1}, given {ends!r:.99}")
         found = self._wire.unpack(packet, streams)
         if np.isinf(found.td_error).any():
             raise ValueError("insert: td_error: expected finite numbers, given an infinity")
-        told = found.td_error[~np.isnan(found.td_error)]
-        self._buffer.sampler.priorities(told)  # raises where they are too large
-        if first + packet.n <= received:
-            return None
-        if first < received:
-            raise ValueError(f"insert: expected transition {received} or a later one first, given {first}")
+        self._buffer.sampler.priorities(found.td_error[~np.isnan(found.td_error)])  # raises where they are too large
         return found
 
     def _ingest(self, take: Any, n: int) -> None:
@@ -222,8 +230,7 @@ class Shard:
         lease = self._leases.pop(writer, None)
         if lease is not None:
             with self._buffer._lock:
-                assert self._buffer._rows is not None
-                self._buffer._rows.end(lease.streams)
+                self._rows.end(lease.streams)
             self._free.extend(lease.streams.tolist())
 
     def _bury_the_silent(self) -> None:
@@ -284,34 +291,35 @@ class Shard:
                 self._close_streams(writer)
         return len(self._buffer)
 
-    @ray.method(concurrency_group="read")
-    def unload(self, after: tuple[int, int]) -> Load:
-        """Some of its transitions, segment by segment, from the one after `after` on: what `Load.last` said."""
+    @ray.method(concurrency_group="read", num_returns=2)
+    def unload(self, after: tuple[int, int]) -> tuple[Load, Unloaded]:
+        """Some of its transitions, segment by segment, from where `Unloaded.last` was on.
+
+        Stacks of frames whose older frames have left cannot be handed over, and are counted as lost.
+        """
         buffer, view = self._buffer, Transition()
-        packets: list[tuple[bool, Packet]] = []
+        packets: Load = []
         most = max(1, MOVED_AT_ONCE // self._wire.step_nbytes)
-        moved = lost = 0
-        last = after
+        moved, last = 0, after
         for segment in buffer.segments():
             begin = int(segment.ids[0])
             if begin < after[0]:
                 continue
             done = after[1] if begin == after[0] else 0
             with buffer._lock:
-                assert buffer._rows is not None
-                usable = view.usable(buffer._rows, segment.ids)
+                usable = view.usable(self._rows, segment.ids)
             movable = segment.ids if usable is None else segment.ids[usable]
             if done == 0:
-                lost += len(segment.ids) - len(movable)
+                self._unmovable += len(segment.ids) - len(movable)
             while done < len(movable):
                 if moved >= most:
-                    return Load(packets, last, moved, lost, True)
+                    return packets, Unloaded(last, moved, True)
                 part = movable[done : done + most - moved]
                 packets.append((done > 0, self._packed(part, view)))
                 moved, done = moved + len(part), done + len(part)
                 last = begin, done
             last = begin, max(done, 1)
-        return Load(packets, last, moved, lost, False)
+        return packets, Unloaded(last, moved, False)
 
     def _packed(self, part: NDArray[np.int64], view: Transition) -> Packet:
         schema, sampler = self._config.schema, self._buffer.sampler
@@ -326,7 +334,8 @@ class Shard:
     def take_in(self, load: Load) -> int:
         """Adds what another shard has unloaded, with its priorities; gives how many transitions these were."""
         stream = np.array([self._config.options.streams], np.int64)
-        for goes_on, packet in load.packets:
+        taken = 0
+        for goes_on, packet in load:
             found = self._wire.unpack(packet, 1)
 
             def take(rows: Rows, found: Transitions = found, goes_on: bool = goes_on) -> None:
@@ -341,14 +350,20 @@ class Shard:
                         moved = np.arange(self._added - packet.n, self._added)
                         self._buffer.sampler.update(moved, np.ascontiguousarray(found.td_error))
                 self._counts["moved_in"] += packet.n
-        return load.moved
+            taken += packet.n
+        return taken
 
     # ---- looking after itself ----
 
     @property
-    def _added(self) -> int:
+    def _rows(self) -> Rows:
         rows = self._buffer._rows
-        return 0 if rows is None else rows.added
+        assert rows is not None, "a shard's buffer has a schema"
+        return rows
+
+    @property
+    def _added(self) -> int:
+        return self._rows.added
 
     @ray.method(concurrency_group="look")
     def stats(self) -> dict[str, Any]:
@@ -368,7 +383,7 @@ class Shard:
             "taken": self._progress.total,
             "inserted": self._progress.total - counts["moved_in"],
             "overwritten": held["overwritten"],
-            "lost": self._progress.total - held["added"],
+            "lost": self._progress.total - held["added"] + self._unmovable,
             "writers": writers,
             "streams": streams,
             "nbytes": held["nbytes"],
@@ -385,7 +400,8 @@ class Shard:
         return self._saved
 
     def _save(self) -> None:
-        assert self._folder is not None and self._config.checkpoint is not None
+        assert self._folder is not None
+        assert self._config.checkpoint is not None
         begin, added = time.monotonic(), self._added
         self._buffer.save(self._folder, compression=self._config.checkpoint.compression)
         self._saved, self._save_seconds = added, time.monotonic() - begin
@@ -406,7 +422,7 @@ class Shard:
             with suppress(Exception):
                 self._bury_the_silent()
                 if told is None or ready(told):  # a coordinator that is away is not told all of it later
-                    told = self._coordinator.beat.remote(self.number, self._actor, self.stats())
+                    told = self._coordinator.beat.remote(self.number, self.stats())
 
     @ray.method(concurrency_group="look")
     def close(self, remove: bool = False) -> None:

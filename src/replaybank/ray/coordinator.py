@@ -1,0 +1,248 @@
+"""Who is in a cluster, how many may be inserted and sampled, and how all of it does: one actor knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from replaybank.ray.config import NAMESPACE, Config, shard_name
+from replaybank.ray.limiter import Kind, Limiter
+
+AWAY = 4.0  # seconds without a report after which a shard is told of as away
+SETTLING = 3.0  # seconds that a restarted one listens to who is there, before it says
+SUMS = ("size", "capacity", "inserted", "sampled", "updated", "stale", "overwritten", "lost", "writers", "writers_died")
+KEPT = ("inserted", "sampled", "updated", "stale", "overwritten", "lost", "writers_died")  # of a shard that was removed
+
+
+@dataclass
+class Member:
+    """A shard, as far as it is known. `heard`: when it last reported (monotonic seconds); 0 if never."""
+
+    actor: Any
+    state: str = "open"
+    heard: float = 0.0
+    stats: dict[str, Any] = field(default_factory=dict)
+    placed: int = 0  # streams that were sent there since its last report
+
+
+class Coordinator:
+    """One async actor a cluster. It holds nothing that cannot be found again: shards report to it once a second.
+
+    No transition passes through it. Writers ask it once where to go, and both sides for leave where a rate is held.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._members: dict[int, Member] = {}
+        self._epochs: dict[int, int] = {}
+        self._gone: set[int] = set()  # shards that were removed
+        self._unloaded: dict[int, tuple[int, int]] = {}  # how far those that leave have handed over what they hold
+        self._version = 0
+        self._removed: dict[str, int] = dict.fromkeys(KEPT, 0)
+        self._limiter = None if config.limit is None else Limiter(config.limit)
+        self._waiting: dict[Kind, deque[tuple[int, asyncio.Future[None]]]] = {"insert": deque(), "sample": deque()}
+        self._last: dict[Kind, float] = {"insert": time.monotonic(), "sample": time.monotonic()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
+            self._again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._settled = time.monotonic() + (SETTLING if self._again else 0.0)
+
+    async def config(self) -> Config:
+        """What the cluster was made with."""
+        return self._config
+
+    # ---- shards ----
+
+    async def begin(self, shard: int) -> tuple[int, int, bool]:
+        """For a shard that starts: its epoch, how many transitions it had taken when it was last heard of, and whether
+        it is to leave.
+        """
+        await self._settle()
+        member = self._members.get(shard)
+        epoch = self._epochs[shard] = self._epochs.get(shard, -1) + 1
+        if member is None:
+            return epoch, 0, False
+        return epoch, member.stats.get("taken", 0), member.state == "draining"
+
+    async def number(self) -> int:
+        """The number of a new shard: one that none ever had."""
+        await self._settle()
+        return max([*self._members, *self._epochs, *self._gone], default=-1) + 1
+
+    async def enroll(self, shard: int, actor: Any) -> None:
+        """A new shard is there."""
+        if shard not in self._members:
+            self._members[shard] = Member(actor)
+            self._version += 1
+
+    async def beat(self, shard: int, stats: dict[str, Any]) -> None:
+        """A shard's report."""
+        self._epochs[shard] = max(stats["epoch"], self._epochs.get(shard, -1))
+        if shard in self._gone:
+            return
+        if shard not in self._members:
+            if not self._again:
+                return  # it is not enrolled yet
+            actor = ray.get_actor(shard_name(self._config.name, shard), namespace=NAMESPACE)
+            self._members[shard] = Member(actor, stats["state"])
+            self._version += 1
+            self._recount(stats)
+        member = self._members[shard]
+        member.stats, member.heard, member.placed = stats, time.monotonic(), 0
+
+    def _recount(self, stats: dict[str, Any]) -> None:
+        """A restarted coordinator learns from each shard what was inserted and sampled there."""
+        if self._limiter is not None:
+            limiter = self._limiter
+            limiter.restore(limiter.inserted + stats["inserted"], limiter.sampled + stats["sampled"])
+            self._advance()
+
+    async def set_state(self, shard: int, state: str) -> None:
+        """Says that a shard is open, or draining."""
+        self._members[shard].state = state
+        self._version += 1
+
+    async def unloaded(self, shard: int, last: tuple[int, int] | None = None) -> tuple[int, int]:
+        """How far a shard that leaves has handed over what it holds; `last`: it has come that far."""
+        if last is not None:
+            self._unloaded[shard] = last
+        return self._unloaded.get(shard, (-1, 0))
+
+    async def remove(self, shard: int, stats: dict[str, Any]) -> None:
+        """A shard has left; what it counted is kept."""
+        if self._members.pop(shard, None) is not None:
+            self._gone.add(shard)
+            self._version += 1
+            for name in KEPT:
+                self._removed[name] += stats.get(name, 0)
+
+    async def forget(self, shard: int) -> int:
+        """Removes a shard with what it was last known to hold, which is lost; gives how much that was."""
+        stats = self._members[shard].stats
+        lost = int(stats.get("size", 0))
+        await self.remove(shard, {**stats, "lost": stats.get("lost", 0) + lost})
+        return lost
+
+    async def members(self) -> tuple[int, dict[int, tuple[Any, str]]]:
+        """The shards: (version, {number: (actor, state)}). The version rises with each change."""
+        await self._settle()
+        return self._version, {number: (member.actor, member.state) for number, member in self._members.items()}
+
+    async def place(self, streams: int, now: int | None = None) -> int | None:
+        """The shard that a writer with so many streams should go to; None where no open one has so many free.
+
+        `now`: where it is. It should stay unless that is full, leaving, or has more than its part of all streams.
+        """
+        await self._settle()
+        used = {
+            number: member.stats.get("streams", 0) + member.placed
+            for number, member in self._members.items()
+            if member.state == "open"
+        }
+        if now in used and used[now] <= min(used.values()) + streams:
+            return now
+        alive = {number: n for number, n in used.items() if not self._is_away(self._members[number])} or used
+        room = {number: n for number, n in alive.items() if n + streams <= self._config.options.streams}
+        if not room:
+            return None
+        chosen = min(room, key=lambda number: (room[number], number))
+        self._members[chosen].placed += streams
+        return chosen
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(max(0.0, self._settled - time.monotonic()))
+
+    @staticmethod
+    def _is_away(member: Member) -> bool:
+        return member.heard > 0 and time.monotonic() - member.heard > AWAY
+
+    # ---- the rate ----
+
+    async def grant(self, kind: Kind, n: int, seconds: float) -> str:
+        """Waits up to so many seconds until n may be inserted or sampled, and counts them; else says why not."""
+        if self._limiter is None:
+            return ""
+        await self._settle()
+        leave: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[kind].append((n, leave))
+        self._advance()
+        try:
+            await asyncio.wait_for(asyncio.shield(leave), seconds)
+            return ""
+        except TimeoutError:
+            if leave.done():
+                return ""
+            leave.cancel()
+            self._waiting[kind] = deque(entry for entry in self._waiting[kind] if entry[1] is not leave)
+            other: Kind = "sample" if kind == "insert" else "insert"
+            quiet = time.monotonic() - self._last[other]
+            done = "was sampled" if other == "sample" else "was inserted"
+            writers = sum(member.stats.get("writers", 0) for member in self._members.values())
+            return f"{self._limiter.why(kind, n)}; {writers} writers, nothing {done} for {quiet:.1f} s"
+
+    async def give_back(self, kind: Kind, n: int) -> None:
+        """What was granted was not used."""
+        if self._limiter is not None:
+            self._limiter.give_back(kind, min(n, self._counted(kind)))
+            self._advance()
+
+    def _counted(self, kind: Kind) -> int:
+        assert self._limiter is not None
+        return self._limiter.inserted if kind == "insert" else self._limiter.sampled
+
+    def _advance(self) -> None:
+        """Lets go on who may, in the order in which they asked."""
+        limiter = self._limiter
+        assert limiter is not None
+        moved = True
+        while moved:
+            moved = False
+            kinds: tuple[Kind, Kind] = ("insert", "sample")
+            for kind in kinds:
+                queue = self._waiting[kind]
+                may, count = (
+                    (limiter.may_insert, limiter.inserted_)
+                    if kind == "insert"
+                    else (limiter.may_sample, limiter.sampled_)
+                )
+                while queue and (queue[0][1].done() or may(queue[0][0])):
+                    n, leave = queue.popleft()
+                    if not leave.done():
+                        count(n)
+                        leave.set_result(None)
+                        self._last[kind] = time.monotonic()
+                        moved = True
+
+    # ---- how it does ----
+
+    async def stats(self) -> dict[str, Any]:
+        """What `ReplayCluster.stats` gives."""
+        now = time.monotonic()
+        shards = []
+        for number, member in sorted(self._members.items()):
+            told = {"shard": number, **member.stats, "beat_age": now - member.heard if member.heard else 0.0}
+            told["state"] = "away" if self._is_away(member) else member.state
+            shards.append(told)
+        sums = {name: sum(told.get(name, 0) for told in shards) + self._removed.get(name, 0) for name in SUMS}
+        return {"name": self._config.name, "shards": shards, **sums, "rate_limit": self._rate()}
+
+    def _rate(self) -> dict[str, Any] | None:
+        limiter = self._limiter
+        if limiter is None:
+            return None
+        return {
+            **limiter.settings,
+            "measured": limiter.measured,
+            "ahead": limiter.ahead,
+            "waiting_to_insert": len(self._waiting["insert"]),
+            "waiting_to_sample": len(self._waiting["sample"]),
+        }
+
+
+CoordinatorActor = ray.remote(Coordinator)

@@ -1,0 +1,53 @@
+"""A cluster as its readers and writers see it: where the shards are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from replaybank.ray.calls import GONE, patient_answer, ready
+from replaybank.ray.config import Config
+
+LOOK_EVERY = 1.0  # seconds between two looks at who is there
+
+
+class Directory:
+    """The shards of a cluster by number: (actor, state). Looks again every second, without waiting for the answer."""
+
+    def __init__(self, coordinator: Any, config: Config) -> None:
+        self.coordinator = coordinator
+        self.config = config
+        self._members: dict[int, tuple[Any, str]] = {}
+        self._version = -1
+        self._asked: Any = None
+        self._next = 0.0
+
+    def members(self) -> dict[int, tuple[Any, str]]:
+        """Who is there, as far as is known now. Waits only for the first answer."""
+        if not self._members:
+            self.look()
+        if self._asked is not None and ready(self._asked):
+            with suppress(*GONE):  # while the coordinator is away, what is known stays
+                self._learn(*ray.get(self._asked, timeout=1.0))
+            self._asked = None
+        if self._asked is None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + LOOK_EVERY
+            self._asked = self.coordinator.members.remote()
+        return self._members
+
+    def look(self) -> None:
+        """Asks, and waits for the answer."""
+        self._learn(*self.ask(self.coordinator.members.remote, "which shards there are"))
+
+    def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
+        """What the coordinator says; raises TimeoutError where it does not."""
+        seconds = self.config.options.timeout if seconds is None else seconds
+        return patient_answer(call, seconds, f"{what}: the coordinator of {self.config.name!r}")
+
+    def _learn(self, version: int, members: dict[int, tuple[Any, str]]) -> None:
+        if members:
+            self._version, self._members = version, members

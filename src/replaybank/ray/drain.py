@@ -1,0 +1,59 @@
+"""A shard hands over what it holds, and goes."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import ray
+
+from replaybank.ray.calls import answer, patient_answer
+from replaybank.ray.directory import Directory
+from replaybank.samplers.share import Share
+
+
+def drained(directory: Directory, shard: int, timeout: float | None) -> int:
+    """Moves a shard's transitions to the others, and removes it: see `ReplayCluster.drain`."""
+    directory.look()
+    members = directory.members()
+    if shard not in members:
+        raise ValueError(f"shard: expected one of {', '.join(map(str, sorted(members)))}, given {shard!r}")
+    others = {number: actor for number, (actor, state) in members.items() if number != shard and state == "open"}
+    if not others:
+        raise ValueError(f"drain: shard {shard} is the last one, and there is none to take what it holds")
+    seconds = directory.config.options.timeout if timeout is None else timeout
+    deadline = time.monotonic() + seconds
+    source, state = members[shard]
+    left = deadline - time.monotonic()
+    sizes = {
+        number: Share(*answer(actor.share.remote(), left, f"shard {number}")).size for number, actor in others.items()
+    }
+    size = Share(*answer(source.share.remote(), left, f"shard {shard}")).size
+    room = {number: directory.config.capacity - held for number, held in sizes.items()}
+    if state == "open" and sum(room.values()) < size:
+        raise ValueError(
+            f"drain: shard {shard} holds {size} transitions, and the others have room for {sum(room.values())}; "
+            "add a shard first"
+        )
+    directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "drain")
+    patient_answer(source.drain.remote, deadline - time.monotonic(), f"drain: shard {shard}")
+    moved = 0
+    more = True
+    while more:
+        after = directory.ask(lambda: directory.coordinator.unloaded.remote(shard), "drain")
+        target = max(room, key=lambda number: room[number])
+        load, told = source.unload.remote(after)  # the load goes from one shard to the other, and not through here
+        last, n, more = answer(told, deadline - time.monotonic(), f"drain: shard {shard}")
+        taken = answer(others[target].take_in.remote(load), deadline - time.monotonic(), f"drain: shard {target}")
+        assert taken == n, "all of a load is taken in"
+        directory.ask(partial(directory.coordinator.unloaded.remote, shard, last), "drain")
+        moved, room[target] = moved + n, room[target] - n
+    if directory.config.checkpoint is not None:
+        for number, actor in others.items():
+            answer(actor.save.remote(), max(deadline - time.monotonic(), 1.0), f"drain: shard {number} saves")
+    stats = answer(source.stats.remote(), max(deadline - time.monotonic(), 1.0), f"drain: shard {shard}")
+    answer(source.close.remote(True), max(deadline - time.monotonic(), 1.0), f"drain: shard {shard}")
+    directory.ask(lambda: directory.coordinator.remove.remote(shard, stats), "drain")
+    ray.kill(source, no_restart=True)
+    directory.look()
+    return moved
