@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replaybank.ray.cluster import attach, names
+from replaybank.ray.cluster import attach
+from replaybank.ray.config import NAMESPACE
 from replaybank.study import SettingError
 
 Stats = Mapping[str, Any]
@@ -76,7 +77,8 @@ def _connect(address: str | None) -> None:
 
 def _chosen(name: str | None) -> str:
     """The cluster of that name, or the only one."""
-    known = names()
+    named = ray.util.list_named_actors(all_namespaces=True)
+    known = sorted(str(one["name"]) for one in named if one["namespace"] == NAMESPACE and "/shard-" not in one["name"])
     there = f"there are {', '.join(known)}" if known else "there is none on this Ray"
     if name is None and len(known) == 1:
         return known[0]
@@ -176,7 +178,8 @@ def _line_of(shard: Stats, before: Stats | None, seconds: float, mass: float) ->
 def _rate(stats: Stats, before: Stats | None, key: str, seconds: float) -> float | None:
     if before is None or seconds <= 0 or key not in stats or key not in before:
         return None
-    return max(0, stats[key] - before[key]) / seconds  # it falls where a process that died took its counts along
+    more: int = stats[key] - before[key]
+    return max(0, more) / seconds  # it falls where a process that died took its counts along
 
 
 def _stale(stats: Stats, before: Stats | None) -> float | None:
@@ -185,9 +188,7 @@ def _stale(stats: Stats, before: Stats | None) -> float | None:
     return stale / (stale + updated) if stale >= 0 and updated >= 0 and stale + updated > 0 else None
 
 
-def render(
-    stats: Stats, before: Stats | None, seconds: float, width: int = 80, unicode: bool = True
-) -> RenderableType:
+def render(stats: Stats, before: Stats | None, seconds: float, width: int = 80, unicode: bool = True) -> RenderableType:
     """What `replaybank top` shows of `ReplayCluster.stats()`: a head, a table with a row a shard, and what is amiss.
 
     Rates are since `before` (another one's stats, `seconds` ago; None: not known yet).
