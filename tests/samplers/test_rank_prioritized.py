@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import SamplerContract, step
-from distribution import P_MIN, chi_square, power, stratified_chi_square, stratified_power, tilted
 
 import replaybank as rb
+from distribution import P_MIN, chi_square, power, stratified_chi_square, stratified_power, tilted
 from replaybank.samplers.base import Sampler
 
 DRAWS = 2**20

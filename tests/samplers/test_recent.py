@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from contract import SamplerContract, step
-from distribution import P_MIN, chi_square, power, tilted
 
 import replaybank as rb
+from distribution import P_MIN, chi_square, power, tilted
 from replaybank.samplers.base import Sampler
 
 DRAWS = 2**20

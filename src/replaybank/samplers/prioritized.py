@@ -178,15 +178,18 @@ class Prioritized:
         pass  # a draw leaves no traces
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        weights = self.weigh(probabilities, self.share(), self._samples)
+        window, smallest = self.window, math.nan
+        if self._smallest is not None:
+            smallest = _least(self._smallest.root, self._masses.root)
+        weights = self._weights(probabilities, window.added - window.oldest, smallest, self._samples)
         self._samples += 1
         return weights
 
     def weigh(self, probabilities: Floats, whole: Share, calls: int) -> NDArray[np.float32]:
+        return self._weights(probabilities, whole.size, _least(whole.smallest, whole.mass), calls)
+
+    def _weights(self, probabilities: Floats, size: int, smallest: float, calls: int) -> NDArray[np.float32]:
         beta = beta_at("Prioritized", self._beta, calls)
-        size, mass, smallest = whole
-        # NaN is the batch's own: also where every priority is 0, and only Combined has drawn.
-        smallest = smallest / mass if mass else math.nan
         return importance_weights(probabilities, beta, self._weight_norm, size, smallest)
 
     def share(self) -> Share:
@@ -295,3 +298,8 @@ def _power(values: NDArray[np.float64], exponent: float, out: NDArray[np.float64
 def _require_summable(name: str, largest: float, alpha: float) -> None:
     if largest > 0 and alpha * math.log(largest) > LARGEST_LOG_MASS:
         raise ValueError(f"{name}: a priority of {largest:g} to the power of alpha {alpha:g} is too large to sum")
+
+
+def _least(smallest: float, mass: float) -> float:
+    """The smallest probability; NaN (the batch's own) where none is needed, or all masses are 0: only Combined drew."""
+    return smallest / mass if mass else math.nan
