@@ -164,9 +164,9 @@ class WriterMetrics(Quiet):
         self._next = 0.0
 
     @quietly
-    def report(self, stats: Mapping[str, Any]) -> None:
-        """`stats`: what `Writer.stats` gives. At most once a second it is looked at."""
-        if time.monotonic() >= self._next:
+    def report(self, stats: Mapping[str, Any], at_once: bool = False) -> None:
+        """`stats`: what `Writer.stats` gives. At most once a second it is looked at, but with `at_once` now."""
+        if at_once or time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
             self._panel.show(stats, self._tags)
 

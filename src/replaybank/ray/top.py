@@ -195,7 +195,7 @@ def render(stats: Stats, before: Stats | None, seconds: float, width: int = 80, 
     """
     table = Table(
         box=box.SIMPLE_HEAD if unicode else box.ASCII_DOUBLE_HEAD,
-        padding=(0, 1 if width < NARROW else 2, 0, 0),
+        padding=(0, 0 if width < NARROW else 1, 0, 0),  # and one column between two is the box's
         pad_edge=False,
         show_edge=False,
         show_footer=True,
@@ -269,10 +269,10 @@ def _limit(stats: Stats) -> list[Text]:
     if limit is None:
         return []
     who = "inserts" if limit["ahead"] >= 0 else "samples"
-    band = f"{who} are {short(abs(limit['ahead']))} of at most {short(limit['tolerance'])} samples ahead"
-    waiting = [f"{limit[key]} wait {key[11:].replace('_', ' ')}" for key in ("waiting_to_insert", "waiting_to_sample")]
+    band = f"{who} ahead by {short(abs(limit['ahead']))} of {short(limit['tolerance'])}"
+    waiting = [f"{limit[key]} wait {key[8:].replace('_', ' ')}" for key in ("waiting_to_insert", "waiting_to_sample")]
     waits = [told for told in waiting if not told.startswith("0 ")] or ["nobody waits"]
-    text = f"samples per insert: {limit['measured']:.4g}, wanted {limit['samples_per_insert']:g}; {band}; "
+    text = f"samples per insert: {limit['measured']:.3g}, wanted {limit['samples_per_insert']:g}; {band}; "
     return [Text(text + ", ".join(waits), style="" if waits == ["nobody waits"] else "yellow")]
 
 

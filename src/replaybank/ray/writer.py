@@ -20,6 +20,7 @@ from replaybank.ray.calls import GONE, ready, reason
 from replaybank.ray.config import USUAL_SAMPLE
 from replaybank.ray.directory import Directory
 from replaybank.ray.joint import divisible
+from replaybank.ray.metrics import WriterMetrics
 from replaybank.ray.wire import MOST_TRANSITIONS, Packet, Transitions, Wire
 from replaybank.rows import MAX_CAPACITY
 
@@ -378,9 +379,12 @@ class Writer:
     # ---- the thread ----
 
     def _work(self) -> None:
+        metrics = WriterMetrics(self._directory.config.name, str(self._number))
         try:
             while not self._closing:
                 self._step()
+                metrics.report(self.stats()._asdict())
+            metrics.report(self.stats()._asdict(), at_once=True)
             if self._joined and self._shard is not None:
                 actor = self._actor()
                 if actor is not None:
