@@ -13,7 +13,10 @@ from replaybank.ray.wire import MOST_TRANSITIONS, Packet, Transitions, Wire
 SPECS = [
     {"obs": ("float32", (3,)), "action": "int64"},
     {"obs": "int16", "action": "bool", "reward": "float64", "log_prob": "float16"},
-    {"obs": {"camera": ("uint8", (5, 7)), "parts": ["float32", ("complex64", (2,)), ("float64", (0,))]}, "action": "int8"},
+    {
+        "obs": {"camera": ("uint8", (5, 7)), "parts": ["float32", ("complex64", (2,)), ("float64", (0,))]},
+        "action": "int8",
+    },
 ]
 
 

@@ -96,6 +96,7 @@ class ReplayCluster:
         except ValueError as error:
             raise RuntimeError(f"name: there is a cluster {config.name!r} already: {reason(error)}") from None
         self._directory = Directory(coordinator, config)
+        self._started: list[Any] = []
         try:
             started = [self._start(number) for number in range(shards)]
             self._await(started)
@@ -107,6 +108,7 @@ class ReplayCluster:
     def _of(cls, coordinator: Any, config: Config) -> ReplayCluster:
         cluster = cls.__new__(cls)
         cluster._directory = Directory(coordinator, config)
+        cluster._started = []
         return cluster
 
     def __reduce__(self) -> Any:
@@ -119,7 +121,10 @@ class ReplayCluster:
         given |= {"name": shard_name(config.name, number), "namespace": NAMESPACE}
         if config.options.detached:
             given["lifetime"] = "detached"
-        return number, ShardActor.options(**given).remote(config, number)
+        actor = ShardActor.options(**given).remote(config, number)
+        # Ray ends an actor when the handle goes that made it; those that others hand back do not count.
+        self._started.append(actor)
+        return number, actor
 
     def _await(self, started: list[tuple[int, Any]]) -> None:
         """Waits until shards are there, and lets them be known."""

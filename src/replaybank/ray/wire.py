@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from typing import NamedTuple
 
@@ -12,7 +14,8 @@ from replaybank.convert import require_finite
 from replaybank.schema import Leaf, Schema
 from replaybank.views.gather import Column, block_of
 
-KEPT, OWNER, ERROR = "link_kept", "link_owner", "link_td_error"  # no field has such a name
+# No field has such a name.
+KEPT, OWNER, ERROR, SCHEMA = "link_kept", "link_owner", "link_td_error", "link_schema"
 MOST_TRANSITIONS = 2**20  # of a message
 
 Arrays = tuple[NDArray[np.generic], ...]
@@ -51,6 +54,9 @@ class Wire:
         self._obs = [leaf for leaf in schema.leaves if leaf.path[0] == "obs"]
         self._next = [leaf for leaf in schema.leaves if leaf.path[0] == "next_obs"]
         self._place = {leaf: i for i, leaf in enumerate(schema.leaves)}
+        # Packets of two schemas may be of one size.
+        told = json.dumps(schema.plain()).encode()
+        self._mark = int.from_bytes(hashlib.sha256(told).digest()[:8], "little")
         self._known: dict[tuple[int, int], np.dtype[np.void]] = {}
 
     @property
@@ -75,7 +81,7 @@ class Wire:
             block[leaf.name] = self._of(arrays, leaf)
         for leaf in self._next:
             block[leaf.name] = self._of(arrays, leaf)[kept]
-        block[KEPT], block[OWNER], block[ERROR] = kept, owners, td_error
+        block[KEPT], block[OWNER], block[ERROR], block[SCHEMA] = kept, owners, td_error, self._mark
         return Packet(n, tails, block.reshape(1).view(np.uint8))
 
     def unpack(self, packet: Packet, streams: int) -> Transitions:
@@ -95,6 +101,8 @@ class Wire:
                 f"their next observation, given {len(raw)}"
             )
         block = raw.view(dtype)[0]
+        if block[SCHEMA] != self._mark:
+            raise ValueError(f"packet: expected transitions of {self.schema!r}, given those of another schema")
         for leaf in (*self._steps, *self._next):
             if leaf.dtype == bool and (block[leaf.name].view(np.uint8) > 1).any():
                 raise ValueError(f"packet: {leaf.name}: expected bool, given other bytes")
@@ -126,7 +134,7 @@ class Wire:
             columns: dict[str, Column] = {leaf.name: (leaf.dtype, (n, *leaf.shape)) for leaf in self._steps}
             columns |= {leaf.name: (leaf.dtype, (tails, *leaf.shape)) for leaf in self._next}
             columns |= {KEPT: (np.dtype(bool), (n,)), OWNER: (np.dtype(np.uint32), (n,))}
-            columns |= {ERROR: (np.dtype(np.float64), (n,))}
+            columns |= {ERROR: (np.dtype(np.float64), (n,)), SCHEMA: (np.dtype(np.uint64), ())}
             if len(self._known) >= 256:
                 self._known.clear()
             known = self._known[n, tails] = block_of(columns)[0]
