@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json as json_text
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -17,13 +20,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replaybank.ray.cluster import attach
+from replaybank.ray.calls import patient_answer
 from replaybank.ray.config import NAMESPACE
 from replaybank.study import SettingError
 
 Stats = Mapping[str, Any]
 
 UNKNOWN = "-"
+PATIENCE = 5.0  # seconds
 NARROW = 96  # columns; a terminal with fewer has no room for bars
 MOST_BAR = 24
 STYLES = {"open": "green", "draining": "yellow", "starting": "yellow", "away": "bold red"}
@@ -50,13 +54,13 @@ def top_command(
         raise SettingError(f"--every: expected 0.1 to 3600 seconds, given {every:g}")
     mine = not ray.is_initialized()
     if mine:
-        _connect(address)
+        _connect(address or os.environ.get("RAY_ADDRESS") or "auto")
     try:
-        cluster = attach(_chosen(name))
+        look = partial(_stats_of, _chosen(name))
         if json:
-            sys.stdout.write(json_text.dumps(_told(cluster.stats), allow_nan=False, indent=1) + "\n")
+            sys.stdout.write(json_text.dumps(_told(look), allow_nan=False, indent=1) + "\n")
         else:
-            watch(cluster.stats, Console(highlight=False), every, once)
+            watch(look, Console(highlight=False), every, once)
     except KeyboardInterrupt:
         if once or json:
             raise
@@ -66,13 +70,29 @@ def top_command(
     return 0
 
 
-def _connect(address: str | None) -> None:
-    given = address or os.environ.get("RAY_ADDRESS") or "auto"
+def _connect(address: str) -> None:
+    """Joins a Ray as one more driver; SettingError where there is none."""
+    if address != "auto":
+        _require_open(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
-        ray.init(address=given, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
-        where = "on this machine" if given == "auto" else f"at {given}"
-        raise SettingError(f"--address: no Ray can be reached {where}: {_line(error)}") from None
+        where = "on this machine" if address == "auto" else f"at {address}"
+        # Ray looks for its token by itself only where it found the address by itself.
+        tokens = "" if "RAY_AUTH_MODE" in os.environ else "; one that asks for a token needs RAY_AUTH_MODE=token here"
+        raise SettingError(f"--address: no Ray can be joined {where}: {_first_line(error)}{tokens}") from None
+
+
+def _require_open(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise SettingError(f"--address: expected host:port, given {address}")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise SettingError(f"--address: nothing answers at {address}: {error}") from None
 
 
 def _chosen(name: str | None) -> str:
@@ -89,21 +109,34 @@ def _chosen(name: str | None) -> str:
     return name
 
 
+def _stats_of(name: str) -> Stats:
+    """What the coordinator says now: it is found anew, and only numbers and texts are unpickled here.
+
+    Raises TimeoutError where it says nothing.
+    """
+    try:
+        coordinator = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        raise TimeoutError(f"cluster {name!r} is gone") from None
+    found: Stats = patient_answer(coordinator.stats.remote, PATIENCE, f"cluster {name!r}")
+    return found
+
+
 def _told(look: Callable[[], Stats]) -> Stats:
     try:
         return look()
     except TimeoutError as error:
-        raise SettingError(_line(error)) from None
+        raise SettingError(_first_line(error)) from None
 
 
-def _line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def watch(look: Callable[[], Stats], console: Console, every: float, once: bool = False) -> None:
     """Shows what `look` gives, every so many seconds, until Ctrl-C; `once`: one table, after two looks.
 
-    A look that ends in a TimeoutError is told of, and made again; with `once` it is a SettingError.
+    A look that ends in a TimeoutError is told of, and made again; with `once`, or at the first, it is a SettingError.
     """
     unicode = console.encoding.startswith("utf")
     before, then = _told(look), time.monotonic()
@@ -112,17 +145,20 @@ def watch(look: Callable[[], Stats], console: Console, every: float, once: bool 
         stats, now = _told(look), time.monotonic()
         console.print(render(stats, before, now - then, console.width, unicode))
         return
-    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    live = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal else None
+    show = console.print if live is None else partial(live.update, refresh=True)
+    with live or nullcontext():
         shown = render(before, None, 0.0, console.width, unicode)
+        show(shown)
         while True:
-            live.update(shown, refresh=True)
             time.sleep(every)
             try:
                 stats, now = look(), time.monotonic()
             except TimeoutError as error:
-                shown = Group(shown, Text(_line(error), style="bold red"))
+                show(Group(Text(_first_line(error), style="bold red"), shown))
                 continue
             shown = render(stats, before, now - then, console.width, unicode)
+            show(shown)
             before, then = stats, now
 
 
@@ -198,23 +234,21 @@ def render(stats: Stats, before: Stats | None, seconds: float, width: int = 80, 
         padding=(0, 0 if width < NARROW else 1, 0, 0),  # and one column between two is the box's
         pad_edge=False,
         show_edge=False,
-        show_footer=True,
     )
-    shards = lines(stats, before, seconds)
     bar = min(MOST_BAR, width - NARROW + 6) if width >= NARROW else 0
-    feet = ("all", "", *_cells(_whole(stats, before, seconds, shards), bar, unicode)[2:])
-    for at, (column, foot) in enumerate(zip(COLUMNS, feet, strict=True)):
+    for at, column in enumerate(COLUMNS):
         justify: Literal["left", "right"] = "left" if at == 1 or (at == 2 and bar) else "right"
-        table.add_column(column, foot, justify=justify, no_wrap=True)
+        table.add_column(column, justify=justify, no_wrap=True)
+    shards = lines(stats, before, seconds)
+    table.add_row("all", *_cells(_whole(stats, before, seconds, shards), bar, unicode)[1:], end_section=True)
     for line in shards:
         cells = [Text(cell) for cell in _cells(line, bar, unicode)]
         cells[1].stylize(STYLES.get(line.state, ""))
         if line.lost:
             cells[COLUMNS.index("lost")].stylize("red")
         table.add_row(*cells)
-    parts: list[RenderableType] = [_head(stats, before, seconds), *_limit(stats), Text(), table]
-    parts += [Text(note, style="red") for note in _amiss(stats)]
-    return Group(*parts)
+    amiss = [Text(note, style="red") for note in _amiss(stats)]
+    return Group(_head(stats, before, seconds), *_limit(stats), *amiss, Text(), table)
 
 
 def _whole(stats: Stats, before: Stats | None, seconds: float, shards: list[Line]) -> Line:
@@ -272,7 +306,7 @@ def _limit(stats: Stats) -> list[Text]:
     band = f"{who} ahead by {short(abs(limit['ahead']))} of {short(limit['tolerance'])}"
     waiting = [f"{limit[key]} wait {key[8:].replace('_', ' ')}" for key in ("waiting_to_insert", "waiting_to_sample")]
     waits = [told for told in waiting if not told.startswith("0 ")] or ["nobody waits"]
-    text = f"samples per insert: {limit['measured']:.3g}, wanted {limit['samples_per_insert']:g}; {band}; "
+    text = f"samples/insert: {limit['measured']:.3g}, wanted {limit['samples_per_insert']:g}; {band}; "
     return [Text(text + ", ".join(waits), style="" if waits == ["nobody waits"] else "yellow")]
 
 
