@@ -243,12 +243,12 @@ def clusters(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ReplayCluster(2, 1000, schema, rb.Prioritized(), checkpoint=checkpoint, seed=0, **pong) as cluster,
         ReplayCluster(1, 10, schema, **other),
     ):
-        for _ in range(2):
-            with cluster.writer() as writer:
-                for t in range(150):
+        with cluster.writer() as first, cluster.writer() as second:  # each goes to another shard
+            for t in range(150):
+                for writer in (first, second):
                     writer.add(np.full(2, t, np.float32), 0, 1.0, np.full(2, t + 1, np.float32), False, False)
         deadline = time.monotonic() + 30
-        while [one["saved"] for one in cluster.stats()["shards"]] != [150, 150]:  # what is told may be a second old
+        while [one.get("saved") for one in cluster.stats()["shards"]] != [150, 150]:  # what is told may be a second old
             assert time.monotonic() < deadline
             time.sleep(0.1)
         yield cluster
