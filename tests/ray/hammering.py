@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 
-import replaybank as rb
-
 SCHEMA = {"obs": ("int64", (3,)), "action": "int64", "noise": ("uint8", (40,))}
 STEPS, GAMMA = 3, 0.5  # powers of 0.5 and whole rewards: float32 holds n-step sums exactly
 MOST_STREAMS = 8  # of a writer: life = number of the process * MOST_STREAMS + stream

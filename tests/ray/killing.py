@@ -16,7 +16,7 @@ from typing import Any
 import hammering
 import numpy as np
 import ray
-from hammering import MARGIN, MOST_STREAMS, STOP, TIMEOUT, require, verify
+from hammering import MOST_STREAMS, STOP, TIMEOUT, require, verify
 
 import replaybank as rb
 

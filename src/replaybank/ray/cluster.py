@@ -306,5 +306,6 @@ def _require_fit(checkpoint: Checkpoint, shards: int) -> None:
 
 def _cause(error: BaseException) -> BaseException:
     """What a shard's constructor raised."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, ValueError) else RuntimeError(f"a shard could not be started: {error}")
+    lines = str(error).splitlines()  # Ray gives its text, and not the error
+    told = [line.partition("ValueError: ")[2] for line in lines if line.startswith("ValueError: ")]
+    return ValueError(told[-1]) if told else RuntimeError(f"a shard could not be started: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 import warnings
 from collections import deque
@@ -44,7 +45,7 @@ class Coordinator:
         self._epochs: dict[int, int] = {}
         self._gone: set[int] = set()  # shards that were removed
         self._unloaded: dict[int, tuple[int, int]] = {}  # how far those that leave have handed over what they hold
-        self._version = 0
+        self._version = secrets.randbits(40)  # another than the one of before, should this be a restart
         self._removed: dict[str, int] = dict.fromkeys(KEPT, 0)
         self._metrics = ClusterMetrics(config.name)
         self._reporting: asyncio.Task[None] | None = None
@@ -134,9 +135,14 @@ class Coordinator:
         await self.remove(shard, {**stats, "lost": stats.get("lost", 0) + lost})
         return lost
 
-    async def members(self) -> tuple[int, dict[int, tuple[Any, str]]]:
-        """The shards: (version, {number: (actor, state)}). The version rises with each change."""
+    async def members(self, known: int = -1) -> tuple[int, dict[int, tuple[Any, str]] | None]:
+        """The shards: (version, {number: (actor, state)}), or None where `known` is the version still.
+
+        Actors are dear to send: of 64 both sides have milliseconds of work.
+        """
         await self._settle()
+        if known == self._version:
+            return known, None
         return self._version, {number: (member.actor, member.state) for number, member in self._members.items()}
 
     async def place(self, streams: int, now: int | None = None) -> int | None:
@@ -169,27 +175,42 @@ class Coordinator:
 
     # ---- the rate ----
 
-    async def grant(self, kind: Kind, n: int, seconds: float) -> str:
-        """Waits up to so many seconds until n may be inserted or sampled, and counts them; else says why not."""
-        if self._limiter is None:
-            return ""
+    async def grant(self, kind: Kind, n: int, most: int, seconds: float) -> int | str:
+        """Waits up to so many seconds until n may be inserted or sampled, and counts them; else says why not.
+
+        Where nobody waits, up to `most` are granted at once. Gives how many.
+        """
+        limiter = self._limiter
+        assert limiter is not None
         await self._settle()
+        if not self._waiting[kind]:
+            may = limiter.may_insert if kind == "insert" else limiter.may_sample
+            for granted in (most, n):
+                if may(granted):
+                    self._count(kind, granted)
+                    self._advance()
+                    return granted
         leave: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[kind].append((n, leave))
         self._advance()
         try:
             await asyncio.wait_for(asyncio.shield(leave), seconds)
-            return ""
+            return n
         except TimeoutError:
             if leave.done():
-                return ""
+                return n
             leave.cancel()
             self._waiting[kind] = deque(entry for entry in self._waiting[kind] if entry[1] is not leave)
-            other: Kind = "sample" if kind == "insert" else "insert"
-            quiet = time.monotonic() - self._last[other]
-            done = "was sampled" if other == "sample" else "was inserted"
-            writers = sum(member.stats.get("writers", 0) for member in self._members.values())
-            return f"{self._limiter.why(kind, n)}; {writers} writers, nothing {done} for {quiet:.1f} s"
+            return await self.why(kind, n)
+
+    async def why(self, kind: Kind, n: int) -> str:
+        """Why n may not be inserted or sampled now, and for how long the other side has done nothing."""
+        assert self._limiter is not None
+        other: Kind = "sample" if kind == "insert" else "insert"
+        quiet = time.monotonic() - self._last[other]
+        done = "was sampled" if other == "sample" else "was inserted"
+        writers = sum(member.stats.get("writers", 0) for member in self._members.values())
+        return f"{self._limiter.why(kind, n)}; {writers} writers, nothing {done} for {quiet:.1f} s"
 
     async def give_back(self, kind: Kind, n: int) -> None:
         """What was granted was not used."""
@@ -211,18 +232,18 @@ class Coordinator:
             kinds: tuple[Kind, Kind] = ("insert", "sample")
             for kind in kinds:
                 queue = self._waiting[kind]
-                may, count = (
-                    (limiter.may_insert, limiter.inserted_)
-                    if kind == "insert"
-                    else (limiter.may_sample, limiter.sampled_)
-                )
+                may = limiter.may_insert if kind == "insert" else limiter.may_sample
                 while queue and (queue[0][1].done() or may(queue[0][0])):
                     n, leave = queue.popleft()
                     if not leave.done():
-                        count(n)
+                        self._count(kind, n)
                         leave.set_result(None)
-                        self._last[kind] = time.monotonic()
                         moved = True
+
+    def _count(self, kind: Kind, n: int) -> None:
+        assert self._limiter is not None
+        (self._limiter.inserted_ if kind == "insert" else self._limiter.sampled_)(n)
+        self._last[kind] = time.monotonic()
 
     # ---- how it does ----
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -36,18 +37,19 @@ class Directory:
             self._asked = None
         if self._asked is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK_EVERY
-            self._asked = self.coordinator.members.remote()
+            self._asked = self.coordinator.members.remote(self._version)
         return self._members
 
-    def look(self) -> None:
-        """Asks, and waits for the answer."""
-        self._learn(*self.ask(self.coordinator.members.remote, "which shards there are"))
+    def look(self, seconds: float | None = None) -> None:
+        """Asks, and waits for the answer; raises TimeoutError where there is none."""
+        call = partial(self.coordinator.members.remote, self._version)
+        self._learn(*self.ask(call, "which shards there are", seconds))
 
     def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
         """What the coordinator says; raises TimeoutError where it does not."""
         seconds = self.config.options.timeout if seconds is None else seconds
         return patient_answer(call, seconds, f"{what}: the coordinator of {self.config.name!r}")
 
-    def _learn(self, version: int, members: dict[int, tuple[Any, str]]) -> None:
+    def _learn(self, version: int, members: dict[int, tuple[Any, str]] | None) -> None:
         if members:
             self._version, self._members = version, members

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, NamedTuple
@@ -154,7 +155,7 @@ class Reader:
     def _ask_leave(self, n: int, deadline: float) -> Any:
         if self._config.limit is None:
             return None
-        return self._directory.coordinator.grant.remote("sample", n, max(deadline - time.monotonic(), 0.0))
+        return self._directory.coordinator.grant.remote("sample", n, n, max(deadline - time.monotonic(), 0.0))
 
     def _await_leave(self, request: Request, deadline: float) -> None:
         """Waits until a request may be sampled; raises TimeoutError, with the reason, where that takes too long."""
@@ -164,7 +165,7 @@ class Reader:
                 why = ray.get(request.leave, timeout=max(left, 0.0) + 1.0)  # the coordinator is the one to end it
             except GONE as error:
                 why = f"the coordinator of {self._config.name!r}: {reason(error)}"
-            if not why:
+            if isinstance(why, int):
                 return
             if deadline - time.monotonic() < 0.1:
                 raise TimeoutError(f"sample: {request.n} transitions could not be sampled in time: {why}")
@@ -204,6 +205,8 @@ class Reader:
                 away.why, away.since, away.probe = reason(error), time.monotonic(), None
 
     def _lose(self, number: int, why: str) -> None:
+        with suppress(TimeoutError):  # it may have been removed
+            self._directory.look(self._config.options.shard_timeout)
         self._counts["failures"] += 1
         self._away[number] = Away(why, time.monotonic(), None)
         self._shares.pop(number, None)
@@ -375,10 +378,15 @@ class Reader:
     def _heard(self, sent: list[tuple[int, int, Any]], deadline: float) -> PriorityReport:
         found, failed = answers({i: ref for i, (_, _, ref) in enumerate(sent)}, self._patience(deadline))
         updated, stale = (sum(told[i] for told in found.values()) for i in (0, 1))
-        unsent = sum(sent[i][1] for i in failed)
+        unsent = 0
         for i, why in failed.items():
-            if sent[i][0] not in self._away:
-                self._lose(sent[i][0], why)
+            number, n, _ = sent[i]
+            if number not in self._away:
+                self._lose(number, why)
+            if number in self._directory.members():
+                unsent += n
+            else:
+                stale += n
         for name, n in (("updated", updated), ("stale", stale), ("unsent", unsent)):
             self._counts[name] += n
         return PriorityReport(updated, stale, unsent)
@@ -465,7 +473,7 @@ class Batches(Iterator[Batch]):
 
     def _granted(self, request: Request) -> bool:
         try:
-            return not ray.get(request.leave, timeout=0)
+            return isinstance(ray.get(request.leave, timeout=0), int)
         except GONE:
             return False  # `_await_leave` asks again
 

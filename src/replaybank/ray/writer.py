@@ -21,15 +21,16 @@ from replaybank.ray.config import USUAL_SAMPLE
 from replaybank.ray.directory import Directory
 from replaybank.ray.joint import divisible
 from replaybank.ray.metrics import WriterMetrics
-from replaybank.ray.wire import MOST_TRANSITIONS, Packet, Transitions, Wire
-from replaybank.rows import MAX_CAPACITY
+from replaybank.ray.wire import MOST_TRANSITIONS, Arrays, Packet, Transitions, Wire
+from replaybank.rows import MAX_CAPACITY, Rows
+from replaybank.views.transition import Transition
 
 log = logging.getLogger("replaybank.ray")
 
 Full = Literal["block", "drop_oldest"]
 MOMENT = 0.01  # seconds that the sender waits for an answer before it looks for something new to send
 AGAIN = 0.2  # seconds between two tries to reach a shard
-MOVE_EVERY = 30.0  # seconds between two looks whether another shard has far fewer streams
+LOOK_EVERY = 30.0  # seconds between two looks whether another shard has far fewer streams
 
 
 class Flushed(NamedTuple):
@@ -52,8 +53,7 @@ class Message:
     first: int
     ends: list[int]
     packet: Packet
-    leave: Any = None  # the coordinator's answer, where a rate is held
-    granted: bool = False
+    granted: bool = False  # where a rate is held: it may be sent
     sent: Any = None  # the shard's answer
 
     @property
@@ -116,12 +116,16 @@ class Writer:
         # It is silent for a fourth of the time after which it would be dead.
         self._quiet = options.writer_timeout / 4
         self._lead = -1 if self._streams == 1 else self._streams
+        self._everyone = np.arange(self._streams)
+        self._plain = self._schema.flat and not self._schema.extras
+        self._rng = np.random.default_rng(0)  # a view is given one; this one draws nothing
 
         self._changed = threading.Condition()  # guards all that follows
-        self._arrays = tuple(np.empty((self._size, *leaf.shape), leaf.dtype) for leaf in self._schema.leaves)
-        self._owners = np.empty(self._size, np.int64)
-        self._errors = np.empty(self._size)
-        self._staged, self._staged_at = 0, 0.0
+        # What is staged lies in rows, which take it as a buffer does; each is read once, in order.
+        room = max(self._size, self._streams)
+        self._rows, self._view = Rows(self._schema, room, self._streams), Transition()
+        self._owners, self._errors = np.empty(room, np.int64), np.empty(room)
+        self._cut_to, self._staged_at = 0, 0.0  # rows before this one were cut
         self._ends: list[int] = []  # of the next message
         self._outbox: deque[Message] = deque()  # cut, and not acknowledged
         self._waiting = 0  # transitions in it
@@ -134,10 +138,13 @@ class Writer:
         self._thread: threading.Thread | None = None
 
         # The thread's own.
+        self._leave: Any = None  # the coordinator's answer, where a rate is held
+        self._credit = 0  # transitions that may be sent
         self._shard: int | None = None
+        self._actor: Any = None
         self._joined = False
         self._number = secrets.randbits(62)
-        self._heard = self._moved = 0.0
+        self._heard = self._looked = 0.0
 
     # ---- adding ----
 
@@ -162,19 +169,23 @@ class Writer:
         Raises as `ReplayBuffer.add` does; TimeoutError, and adds nothing, where there is no room for too long, saying
         what is waited for; ValueError where the writer is closed.
         """
-        given = named(obs, action, reward, next_obs, terminated, truncated, extras)
-        leaves = self._schema.values(given)
-        lead = self._lead
-        if self._streams == 1 and as_numeric("terminated", terminated).shape == (1,):
-            lead = 1
-        owners = np.arange(self._streams)
-        errors = self._errors_of(td_error, lead)
-        if mask is not None:
-            owners = np.flatnonzero(self._streams_in(mask))
-            leaves, lead = list(picked(self._schema, leaves, self._streams, lead, owners)), len(owners)
-            errors = errors[owners]
-        arrays = self._schema.arrays(leaves, lead)
-        self._put(tuple(array[np.newaxis] for array in arrays) if lead < 0 else arrays, owners, errors)
+        errors = None if td_error is None else self._errors_of(td_error)
+        with self._changed:
+            if self._plain and mask is None and not extras:
+                self._make_room(self._streams)
+                values = (obs, action, reward, next_obs, terminated, truncated)
+                if self._rows.append(values, self._lead) >= 0:
+                    self._stage(self._everyone, errors)
+                    return
+            given = named(obs, action, reward, next_obs, terminated, truncated, extras)
+            if self._streams == 1:
+                self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
+            leaves, lead, owners = self._schema.values(given), self._lead, self._everyone
+            if mask is not None:
+                owners = np.flatnonzero(self._streams_in(mask))
+                leaves, lead = list(picked(self._schema, leaves, self._streams, lead, owners)), len(owners)
+                errors = None if errors is None else errors[owners]
+            self._put(self._schema.arrays(leaves, lead), lead, owners, errors)
 
     def extend(
         self,
@@ -199,9 +210,10 @@ class Writer:
         if len(shape) != 1:
             raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
         given = named(obs, action, reward, next_obs, terminated, truncated, extras)
-        errors = self._errors_of(td_error, shape[0])
+        errors = None if td_error is None else self._errors_of(td_error, shape)
         arrays = self._schema.arrays(self._schema.values(given), shape[0])
-        self._put(arrays, np.full(shape[0], stream, np.int64), errors)
+        with self._changed:
+            self._put(arrays, shape[0], np.full(shape[0], stream, np.int64), errors)
 
     def end(self, mask: Any = None) -> None:
         """What these streams (bool [streams]; None: all) add next begins a new segment, whatever it looks like."""
@@ -211,11 +223,12 @@ class Writer:
             self._cut()
             self._ends = sorted({*self._ends, *streams.tolist()})
 
-    def _errors_of(self, td_error: Any, lead: int) -> NDArray[np.float64]:
-        n = max(lead, 1)
-        if td_error is None:
-            return np.full(n, np.nan)
-        errors = as_field("td_error", td_error, np.dtype(np.float64), (), lead).reshape(n)
+    def _errors_of(self, td_error: Any, shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
+        """TD errors [n], one a stream if no shape is told; NaN where none is known."""
+        errors = as_numeric("td_error", td_error)
+        if shape is None:
+            shape = errors.shape if self._streams == 1 and errors.shape in ((), (1,)) else (self._streams,)
+        errors = as_field("td_error", errors, np.dtype(np.float64), shape, -1).reshape(-1)
         known = errors[~np.isnan(errors)]
         require_finite("td_error", known)
         self._sampler.priorities(known)
@@ -228,28 +241,42 @@ class Writer:
             raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
         return chosen
 
-    def _put(self, arrays: tuple[NDArray[Any], ...], owners: NDArray[np.int64], errors: NDArray[np.float64]) -> None:
+    def _put(self, arrays: Arrays, lead: int, owners: NDArray[np.int64], errors: NDArray[np.float64] | None) -> None:
+        """Stages arrays of the schema's dtypes and shapes, as many at a time as there is room for."""
         n = len(owners)
         if n > self._most:
             raise ValueError(f"extend: expected at most {self._most} transitions (pending), given {n}")
-        with self._changed:
-            self._require_open()
-            self._make_room(n)
-            done = 0
-            while done < n:
-                part = min(n - done, self._size - self._staged)
-                here, there = slice(self._staged, self._staged + part), slice(done, done + part)
-                for staged, array in zip(self._arrays, arrays, strict=True):
-                    staged[here] = array[there]
-                self._owners[here], self._errors[here] = owners[there], errors[there]
-                if not self._staged:
-                    self._staged_at = time.monotonic()
-                self._staged, done = self._staged + part, done + part
-                if self._staged == self._size:
-                    self._cut()
+        self._make_room(n)
+        arrays = tuple(array[np.newaxis] for array in arrays) if lead < 0 else arrays
+        done = 0
+        while done < n:
+            part = slice(done, done + self._rows.capacity - self._staged)
+            taken = self._rows.append(tuple(array[part] for array in arrays), len(owners[part]), owners[part])
+            assert taken >= 0, "converted arrays are what the kernel takes"
+            done += len(owners[part])
+            self._stage(owners[part], None if errors is None else errors[part])
+
+    @property
+    def _staged(self) -> int:
+        return self._rows.added - self._cut_to
+
+    def _stage(self, owners: NDArray[np.int64], errors: NDArray[np.float64] | None) -> None:
+        """Notes whose the rows are that were just appended, and cuts a packet where it is full."""
+        n, staged = len(owners), self._staged
+        if staged == n:
+            self._staged_at = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="replaybank-writer", daemon=True)
+                self._thread.start()
+        here = slice(staged - n, staged)
+        self._owners[here] = owners
+        self._errors[here] = np.nan if errors is None else errors
+        if staged + self._streams > self._rows.capacity or staged >= self._size:
+            self._cut()
 
     def _make_room(self, n: int) -> None:
         """Waits, or gives up old ones, until there is room for n more."""
+        self._require_open()
         deadline = time.monotonic() + self._timeout
         while self._staged + self._waiting + n > self._most:
             if self._full == "drop_oldest" and self._drop():
@@ -257,7 +284,7 @@ class Writer:
             if not self._changed.wait(deadline - time.monotonic()):
                 raise TimeoutError(
                     f"writer: no room for {n} more within {self._timeout:g} s: "
-                    f"{self._staged + self._waiting} of {self._most} transitions wait; {self._why}"
+                    f"{self._staged + self._waiting} of {self._most} transitions wait; {self._explained()}"
                 )
             self._require_open()
 
@@ -268,32 +295,25 @@ class Writer:
                 del self._outbox[i]
                 self._waiting -= message.packet.n
                 self._given_up += message.packet.n
-                if message.leave is not None:
-                    self._give_back(message)
+                self._credit += message.packet.n if message.granted else 0
                 return True
         if self._staged:
             self._cut()
             return self._drop()
         return False
 
-    def _give_back(self, message: Message) -> None:
-        if message.granted:
-            self._directory.coordinator.give_back.remote("insert", message.packet.n)
-
     def _cut(self) -> None:
         """Makes a packet of what is staged."""
         n = self._staged
         if n:
-            arrays = tuple(array[:n] for array in self._arrays)
-            packet = self._wire.pack(Transitions(arrays, self._owners[:n], self._errors[:n]))
+            batch = self._view.read(self._rows, np.arange(self._cut_to, self._rows.added), self._rng)
+            leaves = self._schema.values({name: batch[name] for name in self._schema.fields})
+            packet = self._wire.pack(Transitions(tuple(leaves), self._owners[:n], self._errors[:n]))
             self._outbox.append(Message(self._next, self._ends, packet))
             self._next += n
             self._waiting += n
-            self._staged, self._ends = 0, []
-        if self._thread is None and self._outbox:
-            self._thread = threading.Thread(target=self._work, name="replaybank-writer", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+            self._cut_to, self._ends = self._rows.added, []
+            self._changed.notify_all()
 
     def _require_open(self) -> None:
         if self._failure is not None:
@@ -324,8 +344,19 @@ class Writer:
                 raise RuntimeError(f"this writer has failed: {self._failure}") from self._failure
             if not self._changed.wait(deadline - time.monotonic()) and self._outbox:
                 raise TimeoutError(
-                    f"flush: {self._waiting} transitions are not acknowledged within {seconds:g} s; {self._why}"
+                    f"flush: {self._waiting} transitions are not acknowledged within {seconds:g} s; {self._explained()}"
                 )
+
+    def _explained(self) -> str:
+        """Why the first packet is still here."""
+        head = self._outbox[0] if self._outbox else None
+        if head is None or head.granted or self._directory.config.limit is None or not self._joined:
+            return self._why
+        try:
+            call = self._directory.coordinator.why.remote("insert", head.packet.n)
+            return str(ray.get(call, timeout=1.0))
+        except GONE as error:
+            return f"the coordinator does not answer: {reason(error)}"
 
     def stats(self) -> Flushed:
         """What has become of what was added so far, without waiting."""
@@ -348,9 +379,9 @@ class Writer:
                     self._flush(self._timeout if timeout is None else timeout)
             finally:
                 self._closing = True
-                left = sum(message.packet.n for message in self._outbox) + self._staged
+                left = self._waiting + self._staged
                 self._outbox.clear()
-                self._waiting = self._staged = 0
+                self._waiting, self._cut_to = 0, self._rows.added
                 self._given_up += left
                 self._changed.notify_all()
         if self._thread is not None:
@@ -385,10 +416,10 @@ class Writer:
                 self._step()
                 metrics.report(self.stats()._asdict())
             metrics.report(self.stats()._asdict(), at_once=True)
-            if self._joined and self._shard is not None:
-                actor = self._actor()
-                if actor is not None:
-                    actor.leave.remote(self._number)
+            if self._joined:
+                self._actor.leave.remote(self._number)
+            if self._credit:
+                self._directory.coordinator.give_back.remote("insert", self._credit)
         except BaseException as error:
             with self._changed:
                 if not self._closing:
@@ -410,38 +441,33 @@ class Writer:
             return
         self._send()
         self._listen()
-        self._be_heard()
-
-    def _actor(self) -> Any:
-        """The shard's actor; None where it is no member any more."""
-        members = self._directory.members()
-        return members[self._shard][0] if self._shard in members else None
+        if not self._outbox:
+            self._be_heard()
+            self._look_around()
 
     def _join(self) -> bool:
         """Finds a shard, and makes it take this writer, from the first transition that is not acknowledged on."""
         config, coordinator = self._directory.config, self._directory.coordinator
-        actor = None if self._shard is None else self._actor()
-        returning = actor is not None
+        shard = self._shard
         try:
-            if actor is None:
-                self._shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
-                if self._shard is None:
-                    return self._wait_for(
-                        f"no shard has {self._streams} free streams (streams={config.options.streams})"
-                    )
-                if self._shard not in self._directory.members():
-                    self._directory.look()
-                actor = self._actor()
+            self._directory.look()
+            members = self._directory.members()
+            returning = shard in members
+            if not returning:
+                shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
                 self._number = secrets.randbits(62)
-                if actor is None:
-                    return self._wait_for(f"shard {self._shard} is not known yet")
-            call = actor.join.remote(self._number, self._streams, self._received)
+            if shard is None:
+                return self._wait_for(f"no shard has {self._streams} free streams (streams={config.options.streams})")
+            if shard not in members:
+                return self._wait_for(f"shard {shard} is not known yet")
+            self._actor = members[shard][0]
+            call = self._actor.join.remote(self._number, self._streams, self._received)
             outcome, received = ray.get(call, timeout=config.options.shard_timeout)
         except (*GONE, TimeoutError) as error:
-            return self._wait_for(f"shard {self._shard} does not answer: {reason(error)}")
+            return self._wait_for(f"shard {shard} does not answer: {reason(error)}")
+        self._shard = shard if outcome == "joined" else None
         if outcome != "joined":
-            self._shard = None
-            return self._wait_for(f"shard {self._shard}: {outcome}")
+            return self._wait_for(f"shard {shard} is {outcome}")
         with self._changed:
             if returning and received < self._received:
                 lost = min(self._received - received, self._acknowledged - self._lost)
@@ -452,7 +478,7 @@ class Writer:
             if received > self._received:
                 self._acknowledge(received)
         self._joined, self._heard = True, time.monotonic()
-        self._moved = self._moved or time.monotonic()
+        self._looked = time.monotonic()
         return True
 
     def _wait_for(self, why: str) -> bool:
@@ -471,10 +497,6 @@ class Writer:
 
     def _send(self) -> None:
         """Sends what may be sent, in order."""
-        actor = self._actor()
-        if actor is None:
-            self._joined = False
-            return
         with self._changed:
             after = self._received
             for flying, message in enumerate(self._outbox):
@@ -484,35 +506,43 @@ class Writer:
                     if not self._may_send(message):
                         break
                     n, tails, raw = message.packet
-                    message.sent = actor.insert.remote(self._number, after, message.first, message.ends, n, tails, raw)
+                    message.sent = self._actor.insert.remote(
+                        self._number, after, message.first, message.ends, n, tails, raw
+                    )
                     self._heard = time.monotonic()
                 after = message.end
 
     def _may_send(self, message: Message) -> bool:
+        """Whether a packet may go, as far as a rate is held: leave is asked for all that wait, where there is some."""
         if self._directory.config.limit is None or message.granted:
             return True
-        if message.leave is None:
+        if self._leave is not None and ready(self._leave):
+            try:
+                granted = ray.get(self._leave, timeout=0)
+            except GONE as error:
+                granted = f"the coordinator does not answer: {reason(error)}"
+            self._leave = None
+            if isinstance(granted, int):
+                self._credit += granted
+            else:
+                self._why = granted
+        n = message.packet.n
+        if self._credit >= n:
+            self._credit -= n
+            message.granted = True
+            return True
+        if self._leave is None:
+            wanted = sum(message.packet.n for message in self._outbox if not message.granted)
             seconds = self._directory.config.options.timeout
-            message.leave = self._directory.coordinator.grant.remote("insert", message.packet.n, seconds)
-        if not ready(message.leave):
-            self._why = "the coordinator does not let more be inserted yet"
-            return False
-        try:
-            why = ray.get(message.leave, timeout=0)
-        except GONE as error:
-            why = f"the coordinator does not answer: {reason(error)}"
-        message.leave = None
-        message.granted = not why
-        if why:
-            self._why = why
-        return message.granted
+            grant = self._directory.coordinator.grant
+            self._leave = grant.remote("insert", n - self._credit, wanted - self._credit, seconds)
+        return False
 
     def _listen(self) -> None:
         """Looks for a moment for answers, and does what they say."""
         with self._changed:
             flying = [message for message in self._outbox if message.sent is not None]
-            leaves = [message.leave for message in self._outbox if message.leave is not None]
-        refs = [message.sent for message in flying] or leaves
+        refs = [message.sent for message in flying] + ([] if self._leave is None else [self._leave])
         if refs:
             ray.wait(refs, num_returns=1, timeout=MOMENT if flying else min(self._quiet, self._flush_seconds))
         for message in flying:
@@ -538,16 +568,12 @@ class Writer:
             return
 
     def _be_heard(self) -> None:
-        """Says now and then that it is there, and goes where there is more room if nothing is on its way."""
+        """Says now and then that it is there, while there is nothing to send."""
         now = time.monotonic()
-        if self._outbox or now - self._heard < self._quiet:
+        if now - self._heard < self._quiet:
             return
         self._heard = now
-        actor = self._actor()
-        if actor is None:
-            self._joined = False
-            return
-        call = actor.insert.remote(self._number, 0, 0, [], 0, 0, None)
+        call = self._actor.insert.remote(self._number, 0, 0, [], 0, 0, None)
         try:
             outcome, _ = ray.get(call, timeout=self._directory.config.options.shard_timeout)
         except GONE:
@@ -556,3 +582,18 @@ class Writer:
             self._shard = None
         if outcome != "taken":
             self._joined = False
+
+    def _look_around(self) -> None:
+        """Leaves for another shard, while nothing is on its way, where that has far fewer streams: a new one."""
+        now = time.monotonic()
+        if now - self._looked < LOOK_EVERY or not self._joined:
+            return
+        self._looked = now
+        call = self._directory.coordinator.place.remote(self._streams, self._shard)
+        try:
+            place = ray.get(call, timeout=self._directory.config.options.shard_timeout)
+        except GONE:
+            return
+        if place not in (None, self._shard):
+            self._actor.leave.remote(self._number)
+            self._joined, self._shard = False, None
