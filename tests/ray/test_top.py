@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from rich.console import Console
 
 import replaybank as rb
 from replaybank.cli import main
-from replaybank.ray import Checkpoint, ClusterOptions, ReplayCluster
+from replaybank.ray import Checkpoint, ClusterOptions, ReplayCluster, top
 from replaybank.ray.top import Line, _connect, age, lines, percent, render, short, watch
 from replaybank.study import SettingError
 
@@ -78,6 +79,13 @@ def test_rates_and_shares_are_what_two_looks_tell() -> None:
         nbytes=50_000,
     )
     assert (second.inflow, second.outflow, second.stale, second.mass, second.unsaved) == (0.0, 0.0, None, 0.75, 0)
+
+
+def test_rates_are_those_between_two_reports_not_two_looks() -> None:
+    before = stats_of(shard(0, beat_age=0.9), shard(1, beat_age=3.0), shard(2))
+    now = stats_of(shard(0, beat_age=0.1, inserted=880), shard(1, beat_age=5.0), shard(2, inserted=620))
+    assert [line.inflow for line in lines(now, before, 2.0)] == [280 / (2.0 + 0.9 - 0.1), None, 10.0]
+    assert printed(now, before, 2.0)[0].endswith("in 110/s, out 0/s")
 
 
 def test_what_is_not_known_is_not_made_up() -> None:
@@ -218,6 +226,18 @@ def test_it_goes_on_where_the_cluster_is_silent_for_a_while() -> None:
     heads = re.findall(r"replay: .* held|cluster 'a'.*", told)
     once = "replay: 1 shards; 500 of 1,000 held"
     assert heads == [once, "cluster 'a': no answer", once, "replay: 1 shards; 990 of 1,000 held"]
+
+
+def test_rates_are_means_of_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 2.0
+
+    monkeypatch.setattr(top, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    told = watched(looks(*(stats_of(shard(0, inserted=600 + n)) for n in (0, 10, 30, 60, 200))))
+    # of 10 in 2 s, 30 in 4 s; then of the last look that is less than five seconds old: 50 in 4 s, 170 in 4 s
+    assert re.findall(r"held; in (\S+)/s", told) == ["-", "5", "7.5", "12.5", "42.5"]
 
 
 def test_a_terminal_is_given_back_as_it_was() -> None:

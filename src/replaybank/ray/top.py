@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ Stats = Mapping[str, Any]
 
 UNKNOWN = "-"
 PATIENCE = 5.0  # seconds
+WINDOW = 5.0  # seconds over which rates are means
+AT_ONCE = 0.05  # seconds; reports closer to each other are the same one
 NARROW = 96  # columns; a terminal with fewer has no room for bars
 MOST_BAR = 24
 STYLES = {"open": "green", "draining": "yellow", "starting": "yellow", "away": "bold red"}
@@ -74,7 +77,6 @@ def _connect(address: str) -> None:
     """Joins a Ray as one more driver; SettingError where there is none."""
     if address != "auto":
         _require_open(address)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:
@@ -136,6 +138,8 @@ def _first_line(error: BaseException) -> str:
 def watch(look: Callable[[], Stats], console: Console, every: float, once: bool = False) -> None:
     """Shows what `look` gives, every so many seconds, until Ctrl-C; `once`: one table, after two looks.
 
+    Rates are means of the last WINDOW seconds, or since the look before.
+
     A look that ends in a TimeoutError is told of, and made again; with `once`, or at the first, it is a SettingError.
     """
     unicode = console.encoding.startswith("utf")
@@ -150,6 +154,7 @@ def watch(look: Callable[[], Stats], console: Console, every: float, once: bool 
     with live or nullcontext():
         shown = render(before, None, 0.0, console.width, unicode)
         show(shown)
+        looks = deque([(before, then)])
         while True:
             time.sleep(every)
             try:
@@ -157,9 +162,12 @@ def watch(look: Callable[[], Stats], console: Console, every: float, once: bool 
             except TimeoutError as error:
                 show(Group(Text(_first_line(error), style="bold red"), shown))
                 continue
+            while len(looks) > 1 and now - looks[0][1] > WINDOW:
+                looks.popleft()
+            before, then = looks[0]
             shown = render(stats, before, now - then, console.width, unicode)
             show(shown)
-            before, then = stats, now
+            looks.append((stats, now))
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,8 @@ def lines(stats: Stats, before: Stats | None, seconds: float) -> list[Line]:
 
 def _line_of(shard: Stats, before: Stats | None, seconds: float, mass: float) -> Line:
     silent = "size" not in shard  # it has not reported yet
+    if before is not None:  # between its reports, which are a second old at most while it lives
+        seconds += before.get("beat_age", 0.0) - shard.get("beat_age", 0.0)
     taken = shard.get("inserted", 0) + shard.get("moved_in", 0) - shard.get("lost", 0)
     return Line(
         shard=shard["shard"],
@@ -212,7 +222,7 @@ def _line_of(shard: Stats, before: Stats | None, seconds: float, mass: float) ->
 
 
 def _rate(stats: Stats, before: Stats | None, key: str, seconds: float) -> float | None:
-    if before is None or seconds <= 0 or key not in stats or key not in before:
+    if before is None or seconds < AT_ONCE or key not in stats or key not in before:
         return None
     more: int = stats[key] - before[key]
     return max(0, more) / seconds  # it falls where a process that died took its counts along
@@ -240,7 +250,8 @@ def render(stats: Stats, before: Stats | None, seconds: float, width: int = 80, 
         justify: Literal["left", "right"] = "left" if at == 1 or (at == 2 and bar) else "right"
         table.add_column(column, justify=justify, no_wrap=True)
     shards = lines(stats, before, seconds)
-    table.add_row("all", *_cells(_whole(stats, before, seconds, shards), bar, unicode)[1:], end_section=True)
+    whole = _whole(stats, before, shards)
+    table.add_row("all", *_cells(whole, bar, unicode)[1:], end_section=True)
     for line in shards:
         cells = [Text(cell) for cell in _cells(line, bar, unicode)]
         cells[1].stylize(STYLES.get(line.state, ""))
@@ -248,10 +259,10 @@ def render(stats: Stats, before: Stats | None, seconds: float, width: int = 80, 
             cells[COLUMNS.index("lost")].stylize("red")
         table.add_row(*cells)
     amiss = [Text(note, style="red") for note in _amiss(stats)]
-    return Group(_head(stats, before, seconds), *_limit(stats), *amiss, Text(), table)
+    return Group(_head(stats, whole), *_limit(stats), *amiss, Text(), table)
 
 
-def _whole(stats: Stats, before: Stats | None, seconds: float, shards: list[Line]) -> Line:
+def _whole(stats: Stats, before: Stats | None, shards: list[Line]) -> Line:
     ages = [line.save_age for line in shards if line.save_age is not None]
     return Line(
         shard=-1,
@@ -259,8 +270,8 @@ def _whole(stats: Stats, before: Stats | None, seconds: float, shards: list[Line
         size=stats["size"],
         capacity=stats["capacity"],
         mass=None if all(line.mass is None for line in shards) else 1.0,
-        inflow=_rate(stats, before, "inserted", seconds),
-        outflow=_rate(stats, before, "sampled", seconds),
+        inflow=_sum([line.inflow for line in shards]),
+        outflow=_sum([line.outflow for line in shards]),
         stale=_stale(stats, before),
         lost=stats["lost"],
         unsaved=sum(line.unsaved for line in shards),
@@ -268,6 +279,11 @@ def _whole(stats: Stats, before: Stats | None, seconds: float, shards: list[Line
         writers=stats["writers"],
         nbytes=sum(line.nbytes for line in shards),
     )
+
+
+def _sum(rates: list[float | None]) -> float | None:
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if known else None
 
 
 def _cells(line: Line, bar: int, unicode: bool) -> tuple[str, ...]:
@@ -290,11 +306,14 @@ def _cells(line: Line, bar: int, unicode: bool) -> tuple[str, ...]:
     )
 
 
-def _head(stats: Stats, before: Stats | None, seconds: float) -> Text:
-    inflow, outflow = (short(_rate(stats, before, key, seconds)) for key in ("inserted", "sampled"))
+def _head(stats: Stats, whole: Line) -> Text:
     away = sum(shard["state"] == "away" for shard in stats["shards"])
     held = f"{stats['size']:,} of {stats['capacity']:,} held"
-    told = [f"{len(stats['shards'])} shards" + f", {away} away" * (away > 0), held, f"in {inflow}/s, out {outflow}/s"]
+    told = [
+        f"{len(stats['shards'])} shards" + f", {away} away" * (away > 0),
+        held,
+        f"in {short(whole.inflow)}/s, out {short(whole.outflow)}/s",
+    ]
     return Text.assemble((stats["name"], "bold"), ": ", "; ".join(told))
 
 
