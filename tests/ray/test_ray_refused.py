@@ -29,7 +29,7 @@ def shard_of(cluster):
 def shard(ray_session):
     with cluster(rb.Prioritized()) as made:
         actor = shard_of(made)
-        assert ray.get(actor.join.remote(WRITER, STREAMS, 0)) == ("joined", 0)
+        assert ray.get(actor.join.remote(WRITER, STREAMS, 0, 0)) == ("joined", 0, 0)
         assert ray.get(actor.insert.remote(WRITER, 0, 0, [], *packed(6))) == ("taken", 6)
         yield actor
 
@@ -136,7 +136,7 @@ def test_a_shard_takes_what_is_right_once_and_counts_the_rest(ray_session):
 
         good = packed(6)
         assert insert(0, 0, [], *good) == ("join", 0)
-        ray.get(actor.join.remote(WRITER, STREAMS, 0))
+        ray.get(actor.join.remote(WRITER, STREAMS, 0, 0))
         with pytest.raises(ValueError, match="bytes"):
             insert(0, 0, [], good.n, good.tails, good.raw[:-1])
         assert insert(0, 0, [0], *good) == ("taken", 6)

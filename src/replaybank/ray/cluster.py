@@ -14,7 +14,7 @@ import ray
 
 from replaybank.arguments import whole_number
 from replaybank.parts import as_part
-from replaybank.ray.calls import GONE, answer, patient_answer, reason
+from replaybank.ray.calls import GONE, answer, answers, patient_answer, reason
 from replaybank.ray.config import NAMESPACE, USUAL_INSERT, USUAL_SAMPLE, Checkpoint, ClusterOptions, Config, shard_name
 from replaybank.ray.coordinator import CoordinatorActor
 from replaybank.ray.directory import Directory
@@ -235,12 +235,16 @@ class ReplayCluster:
     def forget(self, shard: int) -> int:
         """Removes a shard that will not come back, with what it holds; gives how many transitions it was known to hold.
 
-        They are counted as lost. Its writers go elsewhere with what was not acknowledged.
+        They are counted as lost. Its writers go elsewhere with what was not acknowledged. Its checkpoint stays.
         """
-        members = self._members_with(shard)
-        lost: int = self._ask(self._directory.coordinator.forget.remote(shard), "forget")
-        ray.kill(members[shard][0], no_restart=True)
-        self._directory.look()
+        actor, _ = self._members_with(shard)[shard]
+        directory, patience = self._directory, self._directory.config.options.shard_timeout
+        directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "forget")
+        drained, _ = answers({shard: actor.drain.remote()}, patience)  # if it lives, it takes nothing any more
+        told, _ = answers({shard: actor.stats.remote()}, patience if drained else 0.0)
+        ray.kill(actor, no_restart=True)
+        lost: int = self._ask(directory.coordinator.forget.remote(shard, told.get(shard)), "forget")
+        directory.look()
         return lost
 
     def _members_with(self, shard: int) -> dict[int, tuple[Any, str]]:

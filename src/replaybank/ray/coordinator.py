@@ -7,6 +7,7 @@ import secrets
 import time
 import warnings
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,19 @@ class Coordinator:
             warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
             self._again = ray.get_runtime_context().was_current_actor_reconstructed
         self._settled = time.monotonic() + (SETTLING if self._again else 0.0)
+        self._unheard: set[int] = set()  # that were there before this actor was restarted
+        if self._again:
+            self._find_shards()
+
+    def _find_shards(self) -> None:
+        """Who was a shard before this actor was restarted, also those that are being restarted themselves."""
+        prefix = shard_name(self._config.name, 0)[:-4]
+        for named in ray.util.list_named_actors(all_namespaces=True):
+            if named["namespace"] == NAMESPACE and named["name"].startswith(prefix):
+                with suppress(ValueError):  # it has left meanwhile
+                    actor = ray.get_actor(named["name"], namespace=NAMESPACE)
+                    self._members[int(named["name"].removeprefix(prefix))] = Member(actor)
+        self._unheard.update(self._members)
 
     async def config(self) -> Config:
         """What the cluster was made with."""
@@ -93,13 +107,12 @@ class Coordinator:
         if shard in self._gone:
             return
         if shard not in self._members:
-            if not self._again:
-                return  # it is not enrolled yet
-            actor = ray.get_actor(shard_name(self._config.name, shard), namespace=NAMESPACE)
-            self._members[shard] = Member(actor, stats["state"])
-            self._version += 1
-            self._recount(stats)
+            return  # it is not enrolled yet
         member = self._members[shard]
+        if shard in self._unheard:
+            self._unheard.remove(shard)
+            member.state = stats["state"]
+            self._recount(stats)
         member.stats, member.heard, member.placed = stats, time.monotonic(), 0
 
     def _recount(self, stats: dict[str, Any]) -> None:
@@ -128,9 +141,11 @@ class Coordinator:
             for name in KEPT:
                 self._removed[name] += stats.get(name, 0)
 
-    async def forget(self, shard: int) -> int:
-        """Removes a shard with what it was last known to hold, which is lost; gives how much that was."""
-        stats = self._members[shard].stats
+    async def forget(self, shard: int, stats: dict[str, Any] | None) -> int:
+        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if it lives."""
+        if shard not in self._members:
+            return 0
+        stats = self._members[shard].stats if stats is None else stats
         lost = int(stats.get("size", 0))
         await self.remove(shard, {**stats, "lost": stats.get("lost", 0) + lost})
         return lost

@@ -84,7 +84,9 @@ class Shard:
         self._folder = None if checkpoint is None else checkpoint.folder(number)
         self._buffer = self._restored(again)
         notes = self._buffer.notes
-        self._received: dict[str, int] = notes.setdefault("received", {})  # by writer: it is in each checkpoint
+        # By writer: the number of its next transition, how many were taken or are known to be lost, and the latter. It
+        # is in each checkpoint.
+        self._received: dict[str, list[int]] = notes.setdefault("received", {})
         self._counts: dict[str, int] = notes.setdefault("counts", dict.fromkeys(COUNTS, 0))
         saved_epoch = notes.get("epoch", -1)
         progress = None if self._folder is None else self._folder.with_suffix(".progress")
@@ -132,28 +134,31 @@ class Shard:
     # ---- writers ----
 
     @ray.method(concurrency_group="write")
-    def join(self, writer: int, streams: int, acknowledged: int) -> tuple[str, int]:
-        """Gives a writer (a number that no other has) so many streams, to go on from its transition `acknowledged`.
+    def join(self, writer: int, streams: int, number: int, acknowledged: int) -> tuple[str, int, int]:
+        """Gives a writer (an id that no other has) so many streams, to go on from its transition `number`.
 
-        ("joined", how many of its transitions were received before: what is missing is lost) or, with 0, "draining" or
-        "full": go elsewhere.
+        `acknowledged`: how many this shard has acknowledged to it. ("joined", the number of the first transition that
+        was not received, how many of those acknowledged are lost) or, with zeros, "draining" or "full": go elsewhere.
+        To ask again changes nothing.
         """
         with self._table:
             if self._draining:
-                return "draining", 0
+                return "draining", 0, 0
             lease = self._leases.get(writer)
             if lease is None:
                 if len(self._free) < streams:
-                    return "full", 0
+                    return "full", 0, 0
                 owned = np.array([self._free.popleft() for _ in range(streams)], np.int64)
                 lease = self._leases[writer] = Lease(owned, 0.0)
             lease.heard = time.monotonic()
             with self._buffer._lock:
-                received = self._received.get(str(writer), 0)
-                if received < acknowledged:
+                received, taken, lost = self._received.get(str(writer), (0, 0, 0))
+                missing = max(acknowledged - taken, 0)
+                if received < number:
                     self._rows.end(lease.streams)
-                self._received[str(writer)] = max(received, acknowledged)
-            return "joined", received
+                    received = number
+                self._received[str(writer)] = [received, taken + missing, lost + missing]
+            return "joined", received, lost + missing
 
     @ray.method(concurrency_group="write")
     def insert(
@@ -177,7 +182,7 @@ class Shard:
             if lease is None:
                 return "join", 0
             lease.heard = time.monotonic()
-            received = self._received[str(writer)]
+            received, taken, lost = self._received[str(writer)]
             if n == 0:
                 return "taken", received
             try:
@@ -196,7 +201,7 @@ class Shard:
             def take(rows: Rows) -> None:
                 rows.end(lease.streams if first > after else lease.streams[np.array(ends, np.int64)])
                 _append(rows, found, lease.streams[found.owners])
-                self._received[str(writer)] = first + n
+                self._received[str(writer)] = [first + n, taken + n, lost]
 
             self._ingest(take, n)
             told = np.flatnonzero(~np.isnan(found.td_error))

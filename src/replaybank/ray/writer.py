@@ -130,7 +130,8 @@ class Writer:
         self._outbox: deque[Message] = deque()  # cut, and not acknowledged
         self._waiting = 0  # transitions in it
         self._next = 0  # number of the next transition that is cut
-        self._acknowledged = self._given_up = self._lost = 0
+        self._acknowledged = self._given_up = self._lost_elsewhere = 0
+        self._acknowledged_here = self._lost_here = 0  # by the shard where it is now
         self._received = 0  # those numbered below were acknowledged, lost or dropped
         self._why = "nothing was sent yet"
         self._flushing = self._closing = False
@@ -364,7 +365,9 @@ class Writer:
             return self._told()
 
     def _told(self) -> Flushed:
-        return Flushed(self._acknowledged, self._staged + self._waiting, self._given_up, self._lost)
+        return Flushed(
+            self._acknowledged, self._staged + self._waiting, self._given_up, self._lost_elsewhere + self._lost_here
+        )
 
     def close(self, timeout: float | None = None) -> Flushed:
         """Flushes, closes its streams, and ends its thread.
@@ -456,23 +459,25 @@ class Writer:
             if not returning:
                 shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
                 self._number = secrets.randbits(62)
+                with self._changed:
+                    self._lost_elsewhere += self._lost_here
+                    self._acknowledged_here = self._lost_here = 0
             if shard is None:
                 return self._wait_for(f"no shard has {self._streams} free streams (streams={config.options.streams})")
             if shard not in members:
                 return self._wait_for(f"shard {shard} is not known yet")
             self._actor = members[shard][0]
-            call = self._actor.join.remote(self._number, self._streams, self._received)
-            outcome, received = ray.get(call, timeout=config.options.shard_timeout)
+            call = self._actor.join.remote(self._number, self._streams, self._received, self._acknowledged_here)
+            outcome, received, lost = ray.get(call, timeout=config.options.shard_timeout)
         except (*GONE, TimeoutError) as error:
             return self._wait_for(f"shard {shard} does not answer: {reason(error)}")
         self._shard = shard if outcome == "joined" else None
         if outcome != "joined":
             return self._wait_for(f"shard {shard} is {outcome}")
         with self._changed:
-            if returning and received < self._received:
-                lost = min(self._received - received, self._acknowledged - self._lost)
-                self._lost += lost
-                log.warning("shard %d has lost %d transitions of this writer", self._shard, lost)
+            if lost > self._lost_here:
+                log.warning("shard %d has lost %d transitions of this writer", self._shard, lost - self._lost_here)
+                self._lost_here = lost
             for message in self._outbox:
                 message.sent = None
             if received > self._received:
@@ -492,6 +497,7 @@ class Writer:
             message = self._outbox.popleft()
             self._waiting -= message.packet.n
             self._acknowledged += message.packet.n
+            self._acknowledged_here += message.packet.n
         self._received = max(self._received, received)
         self._changed.notify_all()
 
