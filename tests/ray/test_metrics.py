@@ -164,8 +164,9 @@ def test_readers_and_writers_are_looked_at_once_a_second_and_at_their_end(
         reader.report({"updated": 10, "stale": pending, "unsent": 0, "failures": 0, "batches": 5, "away": {}})
         writer.report({"acknowledged": 64, "pending": pending, "dropped": 0, "lost": 0})
         now[0] += 0.3
-    assert told.of("replaybank_reader_stale_priorities_total", cluster="pong", reader="0") == 4
-    assert told.of("replaybank_writer_pending_transitions", cluster="pong", writer="77") == 4
+        late = told.of("replaybank_reader_stale_priorities_total", cluster="pong", reader="0")
+        waiting = told.of("replaybank_writer_pending_transitions", cluster="pong", writer="77")
+        assert late == waiting == (4 if pending == 4 else 0)
     writer.report({"acknowledged": 64, "pending": 0, "dropped": 9, "lost": 3}, at_once=True)
     assert told.of("replaybank_writer_dropped_transitions_total", cluster="pong", writer="77") == 9
 
