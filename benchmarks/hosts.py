@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 LINK = Path(__file__).with_name("link.py")
 NETWORK, PORT = "10.77.0", 6379
 #: Seconds for a host, a wire or Ray to start.
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: What a host's first process does: its own /dev/shm and scratch folder, and then it waits for the end of its input.
 #: What is left over in the host becomes its child; ignoring SIGCHLD lets that go without a trace.
 FIRST = """

@@ -22,8 +22,6 @@ from hosts import Line, TwoHosts, available  # noqa: E402  after its folder is k
 
 pytestmark = pytest.mark.slow
 
-#: Ray takes a node that is silent for 5 s for dead; it would wait for some 30 s.
-SOON_DEAD = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000"}
 #: Seconds of an actor's or a thread's turn on a busy machine.
 BUSY = 3.0
 
@@ -129,7 +127,7 @@ def test_a_wire_that_is_cut_under_load_costs_time_and_no_transition(hosts: TwoHo
 def test_when_a_host_dies_the_others_go_on_and_what_was_there_is_told() -> None:
     if reason := available():
         pytest.skip(reason)
-    with TwoHosts(Line(DELAY, LOSS), SOON_DEAD) as two:
+    with TwoHosts(Line(DELAY, LOSS)) as two:
         two.start_ray()
         found = run(two, "death")
     assert_nothing_hangs(found["calls"])
