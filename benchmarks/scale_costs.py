@@ -144,9 +144,7 @@ class Cluster:
         shape, dtype = SIZES[size]
         self.given = shape, dtype
         self.schema = rb.Schema.of({"obs": (dtype, shape), "action": "int64"})
-        self.cluster = ReplayCluster(
-            shards, 4_000 * shards, self.schema, rb.Prioritized(), seed=0, **more
-        )
+        self.cluster = ReplayCluster(shards, 4_000 * shards, self.schema, rb.Prioritized(), seed=0, **more)
         self.coordinator = self.cluster._directory.coordinator
         self.caller = ray.remote(num_cpus=0)(Caller).remote()
         actors = [actor for actor, _ in self.cluster._directory.members().values()]

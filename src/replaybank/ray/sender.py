@@ -13,6 +13,7 @@ import ray
 
 from replaybank.ray.calls import GONE, ready, reason
 from replaybank.ray.directory import Directory
+from replaybank.ray.metrics import WriterMetrics
 from replaybank.ray.outbox import Message, Outbox
 
 log = logging.getLogger("replaybank.ray")
@@ -85,9 +86,12 @@ class Sender:
     # ---- the thread ----
 
     def _work(self) -> None:
+        metrics = WriterMetrics(self._directory.config.name, str(self._number))
         try:
             while not self._closing:
                 self._step()
+                metrics.report(self._told())
+            metrics.report(self._told(), at_once=True)
             if self._joined:
                 self._actor.leave.remote(self._number)
             if self._credit:
@@ -98,6 +102,10 @@ class Sender:
                     self.failure = error
                     log.exception("a writer has failed")
                 self._outbox.changed.notify_all()
+
+    def _told(self) -> dict[str, int]:
+        with self._outbox.changed:
+            return self._outbox.told(0)._asdict()
 
     def _step(self) -> None:
         with self._outbox.changed:
