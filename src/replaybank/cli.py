@@ -10,7 +10,7 @@ from replaybank.study import SettingError
 _STUDY = "'replaybank[study]'"
 _PACKAGES = dict.fromkeys(
     ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
-) | {"wandb": "wandb", "plotly": "'replaybank[inspect]'"}
+) | {"wandb": "wandb", "plotly": "'replaybank[inspect]'", "ray": "'replaybank[ray]'"}
 
 _HELP = """usage: replaybank COMMAND [flags]
 
@@ -20,6 +20,7 @@ _HELP = """usage: replaybank COMMAND [flags]
   study plot DIR     judge and draw a study again from its files
   figures            draw the ideas behind replay
   inspect PATH       look inside a saved buffer
+  top                watch a cluster of replay shards on Ray
 
 Each command explains its flags with --help."""
 
@@ -103,6 +104,12 @@ def _inspect(given: list[str]) -> int:
     return int(_cli(inspect_command, "replaybank inspect", given))
 
 
+def _top(given: list[str]) -> int:
+    from replaybank.ray.top import top_command
+
+    return int(_cli(top_command, "replaybank top", given))
+
+
 def _run_study(name: str, given: list[str], prog: str) -> int:
     import tyro
 
@@ -156,6 +163,7 @@ _COMMANDS: dict[tuple[str, ...], Callable[[list[str]], int]] = {
     ("study", "plot"): _study_plot,
     ("figures",): _figures,
     ("inspect",): _inspect,
+    ("top",): _top,
 }
 
 

@@ -15,6 +15,7 @@ import ray
 
 from replaybank.ray.config import NAMESPACE, Config, shard_name
 from replaybank.ray.limiter import Kind, Limiter
+from replaybank.ray.metrics import EVERY, ClusterMetrics
 
 AWAY = 4.0  # seconds without a report after which a shard is told of as away
 SETTLING = 3.0  # seconds that a restarted one listens to who is there, before it says
@@ -47,6 +48,8 @@ class Coordinator:
         self._unloaded: dict[int, tuple[int, int]] = {}  # how far those that leave have handed over what they hold
         self._version = secrets.randbits(40)  # another than the one of before, should this be a restart
         self._removed: dict[str, int] = dict.fromkeys(KEPT, 0)
+        self._metrics = ClusterMetrics(config.name)
+        self._reporting: asyncio.Task[None] | None = None
         self._limiter = None if config.limit is None else Limiter(config.limit)
         self._waiting: dict[Kind, deque[tuple[int, asyncio.Future[None]]]] = {"insert": deque(), "sample": deque()}
         self._last: dict[Kind, float] = {"insert": time.monotonic(), "sample": time.monotonic()}
@@ -98,6 +101,8 @@ class Coordinator:
 
     async def beat(self, shard: int, stats: dict[str, Any]) -> None:
         """A shard's report."""
+        if self._reporting is None:
+            self._reporting = asyncio.create_task(self._report_for_ever())
         self._epochs[shard] = max(stats["epoch"], self._epochs.get(shard, -1))
         if shard in self._gone:
             return
@@ -137,7 +142,7 @@ class Coordinator:
                 self._removed[name] += stats.get(name, 0)
 
     async def forget(self, shard: int, stats: dict[str, Any] | None) -> int:
-        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if it lives."""
+        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if any."""
         if shard not in self._members:
             return 0
         stats = self._members[shard].stats if stats is None else stats
@@ -267,6 +272,11 @@ class Coordinator:
             shards.append(told)
         sums = {name: sum(told.get(name, 0) for told in shards) + self._removed.get(name, 0) for name in SUMS}
         return {"name": self._config.name, "shards": shards, **sums, "rate_limit": self._rate()}
+
+    async def _report_for_ever(self) -> None:
+        while True:
+            await asyncio.to_thread(self._metrics.report, await self.stats())
+            await asyncio.sleep(EVERY)
 
     def _rate(self) -> dict[str, Any] | None:
         limiter = self._limiter

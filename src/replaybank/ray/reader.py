@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from replaybank.ray.calls import GONE, answers, ready, reason
 from replaybank.ray.config import USUAL_INSERT
 from replaybank.ray.directory import Directory
 from replaybank.ray.joint import allot, divisible, places, whole
+from replaybank.ray.metrics import ReaderMetrics
 from replaybank.rows import MAX_CAPACITY
 from replaybank.samplers.share import Share
 
@@ -33,6 +35,8 @@ MOST_AHEAD = 1000  # batches that `batches` may have on their way
 UNTOLD = 64  # calls of update_priorities whose answers nobody has looked at yet
 FRESH = 0.2  # seconds for which what a shard said of itself is used by `batches`
 AGAIN = 0.5  # seconds between two looks whether a shard that was away is back
+
+_readers = itertools.count()  # of this process
 
 
 class PriorityReport(NamedTuple):
@@ -94,6 +98,7 @@ class Reader:
         self._away: dict[int, Away] = {}
         self._untold: deque[tuple[int, int, Any]] = deque()
         self._counts = dict.fromkeys(("batches", "sampled", "updated", "stale", "unsent", "failures"), 0)
+        self._metrics = ReaderMetrics(self._config.name, str(next(_readers)))
         self._lock = Lock()
 
     # ---- drawing ----
@@ -106,6 +111,7 @@ class Reader:
         answers.
         """
         n = self._size("sample: n", n)
+        begin = time.monotonic()
         with self._lock:
             deadline = time.monotonic() + self._seconds(timeout)
             request = Request(n, self._ask_leave(n, deadline))
@@ -113,7 +119,9 @@ class Reader:
             self._refresh(actors, deadline)
             self._await_leave(request, deadline)
             self._send(request, actors)
-            return self._collect(request, deadline)
+            batch = self._collect(request, deadline)
+            self._measure(begin)
+            return batch
 
     def batches(self, n: int, prefetch: int = 2, device: Any = None, timeout: float | None = None) -> Batches:
         """`sample(n)` for ever, with `prefetch` batches on their way while you work with this one.
@@ -126,6 +134,11 @@ class Reader:
         n = self._size("batches: n", n)
         ahead = whole_number("batches: prefetch", prefetch, MOST_AHEAD, least=0)
         return Batches(self, n, ahead, device, timeout)
+
+    def _measure(self, begin: float) -> None:
+        """A batch is there for which the caller has waited since `begin` (monotonic)."""
+        self._metrics.sampled(time.monotonic() - begin)
+        self._metrics.report(self._counts)
 
     def _size(self, name: str, n: Any) -> int:
         size = whole_number(name, n, MOST_DRAWN)
@@ -426,7 +439,7 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._closed:
             raise StopIteration
-        reader = self._reader
+        reader, begin = self._reader, time.monotonic()
         with reader._lock:
             deadline = time.monotonic() + reader._seconds(self._timeout)
             self._ask(self._prefetch + 1, deadline)
@@ -437,6 +450,7 @@ class Batches(Iterator[Batch]):
             batch = reader._collect(request, deadline)
             self._due.popleft()
             self._ask(self._prefetch, deadline)
+            reader._measure(begin)
         return self._mover.hand_out(self._mover.move(batch))
 
     def _ask(self, n: int, deadline: float) -> None:

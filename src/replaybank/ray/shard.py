@@ -24,6 +24,7 @@ from replaybank.files import CheckpointError
 from replaybank.ray import ids
 from replaybank.ray.calls import patient_answer, ready
 from replaybank.ray.config import NAMESPACE, Config
+from replaybank.ray.metrics import ShardMetrics
 from replaybank.ray.progress import Progress
 from replaybank.ray.wire import Packet, Transitions, Wire
 from replaybank.rows import Rows
@@ -106,6 +107,8 @@ class Shard:
         self._buffer.end()
         self._table = threading.Lock()  # of the leases: calls, and the thread that looks who is silent
         self._saved, self._save_seconds, self._save_failed = self._added, 0.0, ""
+        self._saved_at: float | None = None  # monotonic
+        self._metrics = ShardMetrics(config.name, number)
         self._node = context.get_node_id()
         self._closed = threading.Event()
         threading.Thread(target=self._beat_for_ever, name="replaybank-beat", daemon=True).start()
@@ -171,6 +174,7 @@ class Shard:
         long) or "draining". Raises ValueError or TypeError, and takes nothing, where a packet is not what a writer of
         this schema sends.
         """
+        begin = time.perf_counter()
         with self._table:
             if self._draining:
                 return "draining", 0
@@ -203,6 +207,7 @@ class Shard:
             told = np.flatnonzero(~np.isnan(found.td_error))
             if told.size:
                 self._buffer.update_priorities(self._added - n + told, found.td_error[told])
+            self._metrics.inserted(time.perf_counter() - begin)
             return "taken", first + n
 
     def _checked(self, lease: Lease, after: int, first: int, ends: list[int], packet: Packet) -> Transitions:
@@ -266,11 +271,12 @@ class Shard:
 
         And the shard's share after the draw.
         """
-        batch = None
+        batch, begin = None, time.perf_counter()
         if self.share().mass > 0:
             batch = self._buffer.sample(n)
             batch.draw(batch.indices | self._base, batch.probabilities, batch.weights)
             self._counts["sampled"] += n
+            self._metrics.drawn(time.perf_counter() - begin)
         return self.share(), batch
 
     @ray.method(concurrency_group="read")
@@ -394,6 +400,7 @@ class Shard:
             "nbytes": held["nbytes"],
             "saved": self._saved,
             "save_seconds": self._save_seconds,
+            "save_age": None if self._saved_at is None else time.monotonic() - self._saved_at,
             "save_failed": self._save_failed,
             **counts,
         }
@@ -409,7 +416,8 @@ class Shard:
         assert self._config.checkpoint is not None
         begin, added = time.monotonic(), self._added
         self._buffer.save(self._folder, compression=self._config.checkpoint.compression)
-        self._saved, self._save_seconds = added, time.monotonic() - begin
+        self._saved, self._saved_at = added, time.monotonic()
+        self._save_seconds = self._saved_at - begin
 
     def _save_for_ever(self) -> None:
         assert self._config.checkpoint is not None
