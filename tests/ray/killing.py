@@ -181,11 +181,11 @@ def plan(rng: np.random.Generator, events: int, every: float) -> list[tuple[floa
 
 @dataclass(frozen=True)
 class Contents:
-    """What a shard's checkpoint holds: ids int64 [n], lives and serials int64 [n, 2]; `parted`: links that are missing."""
+    """What a shard's checkpoint holds: ids int64 [n], lives and serials int64 [n, 2], and how many links are missing."""
 
     ids: np.ndarray
     found: np.ndarray
-    parted: int
+    unlinked: int
 
 
 def contents(folder: Path) -> Contents:
@@ -315,7 +315,8 @@ class Ordeal:
 
     def account(self) -> Account:
         """Raises AssertionError where something is lost and not counted, twice there, or never was added."""
-        quiet = until(self.all_quiet, "all shards to be there, and nobody to write")
+        stopped = time.monotonic()
+        quiet = until(lambda: self.all_quiet(stopped), "all shards to be there, and nobody to write")
         self.cluster.save(timeout=PATIENCE)
         shards = self.cluster.stats()["shards"]
         held = [contents(self.path / f"shard-{shard['shard']:04d}") for shard in shards]
@@ -348,13 +349,14 @@ class Ordeal:
             len(everything),
             lost,
             sum(len([line for line in worker.lines() if line[0] == "timeout"]) for worker in self.load.workers),
-            sum(there.parted for there in held),
+            sum(there.unlinked for there in held),
         )
 
-    def all_quiet(self) -> Any:
-        """What the cluster says once all shards are there and have reported, and all writers have left or are dead."""
+    def all_quiet(self, since: float) -> Any:
+        """What the cluster says once all shards have reported since then, and all writers have left or are dead."""
         stats = self.cluster.stats()
-        there = len(self.alive()) == len(stats["shards"]) and max(one["beat_age"] for one in stats["shards"]) < 2
+        oldest = max(shard["beat_age"] for shard in stats["shards"])
+        there = len(self.alive()) == len(stats["shards"]) and 0 < oldest < time.monotonic() - since
         return stats if there and stats["writers"] == 0 else None
 
     def missing(self, worker: Worker, held: list[np.ndarray]) -> int:

@@ -61,7 +61,7 @@ def test_a_transition_of_two_is_found():
     for name in ("obs", "action", "noise", "reward", "next_obs"):
         whole = batch[name].copy()
         batch[name][7] = other[name][7]
-        with pytest.raises(AssertionError, match="torn|another|sum"):
+        with pytest.raises(AssertionError, match=r"torn|another|sum"):
             verify(batch)
         batch[name][:] = whole
 

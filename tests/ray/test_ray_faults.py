@@ -1,4 +1,4 @@
-"""Shards, writers, readers and the coordinator die at any instant: nothing hangs, is invented, or lost without a count."""
+"""Shards, writers, readers and the coordinator die at any instant: nothing hangs, nothing is invented, losses are counted."""
 
 from __future__ import annotations
 

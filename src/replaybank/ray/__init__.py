@@ -22,8 +22,9 @@ docs/ray.md says what that means.
 from replaybank.ray.cluster import ReplayCluster, attach
 from replaybank.ray.config import Checkpoint, ClusterOptions
 from replaybank.ray.limiter import RateLimit
+from replaybank.ray.outbox import Flushed
 from replaybank.ray.reader import PriorityReport, Reader
-from replaybank.ray.writer import Flushed, Writer
+from replaybank.ray.writer import Writer
 
 __all__ = [
     "Checkpoint",

@@ -142,7 +142,7 @@ class Coordinator:
                 self._removed[name] += stats.get(name, 0)
 
     async def forget(self, shard: int, stats: dict[str, Any] | None) -> int:
-        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if it lives."""
+        """Removes a shard with what it holds, which is lost; gives how much that was. `stats`: its last, if any."""
         if shard not in self._members:
             return 0
         stats = self._members[shard].stats if stats is None else stats

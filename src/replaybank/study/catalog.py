@@ -8,7 +8,7 @@ from typing import Any
 from replaybank.study import SettingError
 from replaybank.study.base import Study
 
-NAMES = ("compare", "cliffwalk", "is-trap", "capacity", "correlation", "minatar", "per", "nstep")
+NAMES = ("compare", "cliffwalk", "is-trap", "capacity", "correlation", "minatar", "per", "nstep", "shards")
 
 
 def study(name: str) -> Study[Any]:

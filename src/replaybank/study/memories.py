@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import replaybank as rb
 from replaybank.samplers.base import Sampler
+from replaybank.views.base import View
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,19 @@ class Memory:
     batch_size: Callable[[BufferSettings], int] = lambda settings: settings.batch_size
 
 
-def _buffer(capacity: int, sampler: Sampler, settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
+def view_of(settings: BufferSettings) -> View:
+    """What a draw means: one step, or the return of several."""
     one_step = settings.n_step == 1
-    view = rb.Transition(gamma=settings.gamma) if one_step else rb.NStep(settings.n_step, gamma=settings.gamma)
-    return rb.ReplayBuffer(capacity, sampler=sampler, view=view, seed=seed)
+    return rb.Transition(gamma=settings.gamma) if one_step else rb.NStep(settings.n_step, gamma=settings.gamma)
+
+
+def prioritized_sampler(settings: BufferSettings) -> Sampler:
+    """By TD error, importance weights with beta rising to 1 over the run's updates."""
+    return rb.Prioritized(alpha=settings.alpha, beta=rb.linear(settings.beta, 1.0, settings.updates))
+
+
+def _buffer(capacity: int, sampler: Sampler, settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
+    return rb.ReplayBuffer(capacity, sampler=sampler, view=view_of(settings), seed=seed)
 
 
 def _latest(capacity: int, settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
@@ -67,8 +77,7 @@ def _combined(settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
 
 
 def _prioritized(settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
-    sampler = rb.Prioritized(alpha=settings.alpha, beta=rb.linear(settings.beta, 1.0, settings.updates))
-    return _buffer(settings.capacity, sampler, settings, seed)
+    return _buffer(settings.capacity, prioritized_sampler(settings), settings, seed)
 
 
 def _rank(settings: BufferSettings, seed: int) -> rb.ReplayBuffer:
