@@ -181,7 +181,7 @@ def plan(rng: np.random.Generator, events: int, every: float) -> list[tuple[floa
 
 @dataclass(frozen=True)
 class Contents:
-    """What a shard's checkpoint holds: ids int64 [n], lives and serials int64 [n, 2], and how many links are missing."""
+    """A shard's checkpoint: ids int64 [n], lives and serials int64 [n, 2], and how many links are missing."""
 
     ids: np.ndarray
     found: np.ndarray
@@ -333,6 +333,9 @@ class Ordeal:
         for found in self.checkpointed:
             missing = pairs(found) - here
             assert not missing, f"{len(missing)} of {len(found)} that were in a checkpoint did not come back"
+        unlinked = sum(there.unlinked for there in held)
+        breaks = len(self.load.workers) * MOST_STREAMS * sum(self.events.values())
+        assert unlinked <= breaks, f"{unlinked} transitions have lost the one that follows"
         gone = sum(
             self.missing(worker, [there.found for there in held])
             for worker in self.load.workers
@@ -349,7 +352,7 @@ class Ordeal:
             len(everything),
             lost,
             sum(len([line for line in worker.lines() if line[0] == "timeout"]) for worker in self.load.workers),
-            sum(there.unlinked for there in held),
+            unlinked,
         )
 
     def all_quiet(self, since: float) -> Any:

@@ -89,8 +89,7 @@ class Shard:
         self._received: dict[str, list[int]] = notes.setdefault("received", {})
         self._counts: dict[str, int] = notes.setdefault("counts", dict.fromkeys(COUNTS, 0))
         saved_epoch = notes.get("epoch", -1)
-        progress = None if self._folder is None else self._folder.with_suffix(".progress")
-        self._progress = Progress(progress)
+        self._progress = Progress(_beside_ray() if self._folder is None else self._folder.with_suffix(".progress"))
         self.epoch = max(epoch, saved_epoch + 1, self._progress.epoch + 1)
         self._base = ids.base(number, self.epoch)
         # Which ids of each epoch may still be here: those below.
@@ -455,6 +454,15 @@ def _append(rows: Rows, found: Transitions, owners: NDArray[np.int64]) -> None:
     if rows.append(found.arrays, n, owners) < 0:  # what came over the wire may lie anywhere
         taken = rows.append(tuple(np.array(array) for array in found.arrays), n, owners)
         assert taken >= 0, "arrays of the schema's dtypes and shapes are what the kernel takes"
+
+
+def _beside_ray() -> Path:
+    """Where a shard without a checkpoint says how far it has come: in what Ray keeps on this machine while it runs.
+
+    The name is the same after a restart. Restarted on another machine, the shard knows what it last reported.
+    """
+    session = ray._private.worker._global_node.get_session_dir_path()
+    return Path(session) / f"replaybank-{ray.get_runtime_context().get_actor_id()}.progress"
 
 
 def _loaded(folder: Path, config: Config) -> ReplayBuffer | None:
