@@ -399,6 +399,23 @@ def test_readers_wait_for_writers_and_writers_for_readers_and_are_told_why():
         writer.close()
 
 
+def test_leave_that_came_to_nothing_is_given_back():
+    """All priorities are 0: nothing can be drawn, and nothing was."""
+    sampler = rb.Prioritized(epsilon=0.0)
+    with made(shards=1, sampler=sampler, samples_per_insert=RateLimit(4.0, min_size=50, tolerance=1000)) as cluster:
+        writer, reader = cluster.connect()
+        writer.extend(*batched(range(50)), td_error=np.zeros(50))
+        writer.flush()
+        for _ in range(20):
+            with pytest.raises(ValueError, match="every priority in all 1 shards is 0"):
+                reader.sample(100, timeout=20)
+        deadline = time.monotonic() + 20
+        while cluster.stats()["rate_limit"]["ahead"] < 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert cluster.stats()["rate_limit"]["ahead"] == 0
+        writer.close()
+
+
 def test_a_writer_that_has_to_wait_is_not_taken_for_dead():
     limit = RateLimit(1.0, min_size=100, tolerance=400)
     with made(shards=1, samples_per_insert=limit, options={"writer_timeout": 1.0}) as cluster:

@@ -68,8 +68,13 @@ class Reader:
             self._living.refresh(actors, deadline)
             if request.leave is not None:
                 request.leave.wait(deadline)
-            self._draws.send([request], actors)
-            batch = self._draws.collect(request, deadline)
+            try:
+                self._draws.send([request], actors)
+                batch = self._draws.collect(request, deadline)
+            except BaseException:
+                if request.leave is not None:
+                    request.leave.give_back()
+                raise
             self._measure(begin)
             return batch
 
