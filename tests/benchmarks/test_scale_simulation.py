@@ -138,7 +138,7 @@ def test_no_more_packets_are_on_their_way_than_may_be(in_flight) -> None:
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        ({"actors": 4000, "shards": 4, "batch": 16, "actors_on_a_node": 8}, "shard"),
+        ({"actors": 600, "shards": 1, "batch": 16, "actors_on_a_node": 8}, "shard"),
         ({"shards": 160, "batch": 160}, "learner"),
         ({"actors": 400, "shards": 60, "batch": 6, "rate_limit": True}, "coordinator"),
         ({"actors": 300, "rate": 320.0, "gbit": 0.2, "shards": 60, "actors_on_a_node": 1}, "shards' link in"),
