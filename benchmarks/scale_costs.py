@@ -30,12 +30,13 @@ import ray
 
 import machine
 import replaybank as rb
-from replaybank.ray import RateLimit, ReplayCluster
+from replaybank.ray import ClusterOptions, RateLimit, ReplayCluster
 from replaybank.ray.shard import ShardActor
 from replaybank.ray.wire import MOST_TRANSITIONS, Transitions, Wire
 
 RESULTS = Path(__file__).with_name("scale_costs.json")
 PATIENCE = 120.0
+PATIENT = ClusterOptions(timeout=PATIENCE, shard_timeout=PATIENCE / 4)
 FEW, MANY = 16, 256  # transitions of a message or a draw
 CAPACITY = 4_000  # transitions, of a shard
 SHARDS = 6  # of the larger cluster
@@ -145,7 +146,9 @@ class Cluster:
         shape, dtype = SIZES[size]
         self.given = shape, dtype
         self.schema = rb.Schema.of({"obs": (dtype, shape), "action": "int64"})
-        self.cluster = ReplayCluster(shards, CAPACITY * shards, self.schema, rb.Prioritized(), seed=0, **more)
+        self.cluster = ReplayCluster(
+            shards, CAPACITY * shards, self.schema, rb.Prioritized(), seed=0, options=PATIENT, **more
+        )
         self.coordinator = self.cluster._directory.coordinator
         self.caller = ray.remote(num_cpus=0)(Caller).remote()
         self.actors = [actor for actor, _ in self.cluster._directory.members().values()]

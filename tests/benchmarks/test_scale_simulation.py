@@ -124,10 +124,21 @@ def test_a_flush_of_an_idle_cluster_takes_what_its_parts_take() -> None:
     assert simulate(scenario, COSTS)["flush_ms"]["median"] == pytest.approx(1e3 * parts, rel=1e-6)
 
 
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_no_more_packets_are_on_their_way_than_may_be(in_flight) -> None:
+    """A writer that is alone, and as fast as can be: Little again, from the time that one packet takes."""
+    costs = replace(COSTS, writer=Line(0.0, 0.0))
+    scenario = replace(SMALL, actors=1, rate=math.inf, learners=0, in_flight=in_flight, seconds=1.0)
+    there, back = costs.insert_bytes(64) + costs.call_bytes / 2, costs.call_bytes / 2
+    takes = costs.insert(64) + 2 * (costs.way + scenario.delay) + 2 * (there + back) / scenario.link
+    most = min(in_flight / takes, 1 / costs.insert(64))  # the shard has its limit, too
+    assert simulate(scenario, costs)["transitions"] == pytest.approx(64 * most, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        ({"actors": 4000, "shards": 4, "batch": 16, "actors_on_a_node": 8}, "shard"),
+        ({"actors": 600, "shards": 1, "batch": 16, "actors_on_a_node": 8}, "shard"),
         ({"shards": 160, "batch": 160}, "learner"),
         ({"actors": 400, "shards": 60, "batch": 6, "rate_limit": True}, "coordinator"),
         ({"actors": 300, "rate": 320.0, "gbit": 0.2, "shards": 60, "actors_on_a_node": 1}, "shards' link in"),
