@@ -5,17 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+import replaybank as rb
+from replaybank.samplers.base import Sampler
 from replaybank.study import SettingError
 from replaybank.study.base import Record
 from replaybank.study.claims import decide_within
+from replaybank.study.folder import Folder
+from replaybank.study.memories import BufferSettings
 from replaybank.study.performance import performances
+from replaybank.study.runner import JobTrack
 from replaybank.study.shards import (
     CONFIDENCE,
     MARGINS,
@@ -27,10 +36,14 @@ from replaybank.study.shards import (
     jobs,
     judge,
     name,
+    run,
     seeds_needed,
     spread,
 )
 from replaybank.study.stats import paired_difference
+
+if TYPE_CHECKING:
+    from replaybank.study.cluster_buffer import ClusterBuffer
 
 CONFIG = ShardsConfig()
 SEEDS = range(12)
@@ -88,7 +101,7 @@ def performances_of(runs: Mapping[str, Mapping[int, Record]]) -> dict[str, objec
     return performances(runs, CONFIG.steps, None)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 2.0])
+@pytest.mark.parametrize("ratio", [1.5, 3.0])
 def test_so_many_seeds_as_are_said_to_be_needed_decide_in_about_four_of_five_studies(ratio: float) -> None:
     """2,000 simulated studies of normal differences around 0; a true power of 0.8 gives 0.77 to 0.83 but 1 of 1000
     times. Student's intervals stand for the bootstrap, which has their width (tests/study/test_stats.py)."""
@@ -175,3 +188,88 @@ def test_all_claims_are_those_of_the_default_settings() -> None:
     found = judge(CONFIG, runs_with(FLAT))
     assert tuple(verdict.claim for verdict in found.verdicts) == STUDY.claims
     assert len(STUDY.claims) == len(CONFIG.shards) * len(MARGINS)
+
+
+# ---- a cluster as the agent's buffer -------------------------------------------------
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
+SETTINGS = BufferSettings(capacity=200, batch_size=64, gamma=0.9, alpha=1.0, beta=0.5, updates=100)
+LENGTH = 6
+
+
+def step(number: int) -> tuple[np.ndarray, int, float, np.ndarray, bool, bool]:
+    """Transition `number` of a stream of episodes of 6 steps; its reward tells which it is."""
+    obs, following = (np.full(2, value, np.float32) for value in (number, number + 1))
+    return obs, number % 3, float(number), following, number % LENGTH == LENGTH - 1, False
+
+
+@pytest.fixture
+def make_buffer(ray_session: None) -> Iterator[Callable[..., ClusterBuffer]]:
+    from replaybank.study.cluster_buffer import ClusterBuffer
+
+    schema = rb.Schema.of({"obs": ("float32", (2,)), "action": "int64"})
+    with ExitStack() as opened:
+
+        def make(sampler: Sampler, draws_after: Callable[[int], bool], shards: int = 2) -> ClusterBuffer:
+            return opened.enter_context(ClusterBuffer(shards, SETTINGS, schema, sampler, draws_after, seed=0))
+
+        yield make
+
+
+@needs_ray
+def test_a_draw_sees_all_that_was_added_before_it_from_all_shards(make_buffer: Callable[..., ClusterBuffer]) -> None:
+    """Of 20 transitions or fewer, 64 uniform draws miss one given one in 4% of batches or fewer; the newest is looked
+    for in 20 batches, half of them drawn ahead."""
+    buffer = make_buffer(rb.Uniform(), lambda number: number % 2 == 0)
+    seen = 0
+    for number in range(20):
+        buffer.add(*step(number))
+        rewards = buffer.sample(64).reward
+        assert rewards.max() <= number
+        seen += number in rewards
+    assert seen >= 16
+    assert set(buffer.sample(64).reward) | set(buffer.sample(64).reward) == set(range(20))
+    account = buffer.account()
+    assert sorted(account["inserted"]) == [8, 12]  # episodes go to one shard and the other in turn
+    assert account["overwritten"] == [0, 0]
+
+
+@needs_ray
+def test_priorities_are_set_before_the_next_draw(make_buffer: Callable[..., ClusterBuffer]) -> None:
+    buffer = make_buffer(rb.Prioritized(alpha=1.0, beta=0.5, epsilon=0.0), lambda number: False)
+    for number in range(18):
+        buffer.add(*step(number))
+    ids: dict[float, int] = {}
+    while len(ids) < 18:
+        batch = buffer.sample(64)
+        ids.update(zip(batch.reward.tolist(), batch.indices.tolist(), strict=True))
+    for chosen in (3.0, 8.0, 16.0):
+        buffer.update_priorities(np.array(list(ids.values())), np.array([float(key == chosen) for key in ids]))
+        assert set(buffer.sample(64).reward) == {chosen}
+
+
+@needs_ray
+def test_what_a_shard_refuses_reaches_the_agent(make_buffer: Callable[..., ClusterBuffer]) -> None:
+    buffer = make_buffer(rb.Prioritized(), lambda number: False)
+    buffer.add(*step(0))
+    batch = buffer.sample(4)
+    buffer.update_priorities(batch.indices, np.full(4, np.nan))
+    with pytest.raises(ValueError, match=r"td_error|finite"):
+        buffer.sample(4)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_small_study_goes_from_jobs_to_findings(ray_session: None, tmp_path: Path) -> None:
+    small = replace(CONFIG.dqn, hidden=(8,), learning_starts=256, capacity=600)
+    config = replace(CONFIG, steps=600, shards=(2,), dqn=small)
+    track = JobTrack("shards", jobs(config, range(2))[0], Folder(tmp_path), False, False)
+    runs = {job.condition: run(job, track) for job in jobs(config, range(2))}
+    track.close()
+    assert all(sum(record["inserted"]) == 600 for record in runs["shards-2"].values())
+    found = judge(config, runs)
+    assert [row["memory"] for row in found.rows] == [ONE_BUFFER] * 2 + ["shards-2"] * 2
+    assert list(found.summary["differences"]) == [
+        "shards-2: area under the learning curve",
+        "shards-2: final return",
+    ]

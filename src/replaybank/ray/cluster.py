@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from replaybank.arguments import whole_number
 from replaybank.parts import as_part
@@ -30,6 +31,9 @@ from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
+
+# An actor that asks for nothing Ray puts anywhere, whatever its scheduling_strategy says; so each asks for one byte.
+PLACED = {"num_cpus": 0, "memory": 1}
 
 
 class ReplayCluster:
@@ -88,7 +92,10 @@ class ReplayCluster:
             seed=None if seed is None else whole_number("seed", seed, 2**63 - 1, least=0),
             options=options,
         )
-        placed: dict[str, Any] = {"namespace": NAMESPACE, "name": config.name, "max_restarts": -1, "num_cpus": 0}
+        # With whoever makes the cluster, and not on some other machine, whose end would then be the end of two things.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        placed: dict[str, Any] = {"namespace": NAMESPACE, "name": config.name, "max_restarts": -1, **PLACED}
+        placed["scheduling_strategy"] = here
         if options.detached:
             placed["lifetime"] = "detached"
         try:
@@ -116,7 +123,7 @@ class ReplayCluster:
 
     def _start(self, number: int) -> tuple[int, Any]:
         config = self._directory.config
-        given: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **config.options.actor_options}
+        given: dict[str, Any] = {**PLACED, "scheduling_strategy": "SPREAD", **config.options.actor_options}
         given |= {"max_restarts": -1, "max_task_retries": 0}
         given |= {"name": shard_name(config.name, number), "namespace": NAMESPACE}
         if config.options.detached:

@@ -18,6 +18,7 @@ from replaybank.ray.limiter import Kind, Limiter
 from replaybank.ray.metrics import EVERY, ClusterMetrics
 
 AWAY = 4.0  # seconds without a report after which a shard is told of as away
+COMING = 5.0  # seconds that a writer may take from being sent to a shard until the shard reports it
 SETTLING = 3.0  # seconds that a restarted one listens to who is there, before it says
 SUMS = ("size", "capacity", "inserted", "sampled", "updated", "stale", "overwritten", "lost", "writers", "writers_died")
 KEPT = ("inserted", "sampled", "updated", "stale", "overwritten", "lost", "writers_died")  # of a shard that was removed
@@ -31,7 +32,13 @@ class Member:
     state: str = "open"
     heard: float = 0.0
     stats: dict[str, Any] = field(default_factory=dict)
-    placed: int = 0  # streams that were sent there since its last report
+    placed: list[tuple[float, int]] = field(default_factory=list)  # when (monotonic), and how many streams
+
+    def streams(self) -> int:
+        """Those it reported, and those that were sent there lately: they may not have come when it last reported."""
+        soon = time.monotonic() - COMING
+        self.placed = [(when, streams) for when, streams in self.placed if when > soon]
+        return int(self.stats.get("streams", 0)) + sum(streams for _, streams in self.placed)
 
 
 class Coordinator:
@@ -113,7 +120,7 @@ class Coordinator:
             self._unheard.remove(shard)
             member.state = stats["state"]
             self._recount(stats)
-        member.stats, member.heard, member.placed = stats, time.monotonic(), 0
+        member.stats, member.heard = stats, time.monotonic()
 
     def _recount(self, stats: dict[str, Any]) -> None:
         """A restarted coordinator learns from each shard what was inserted and sampled there."""
@@ -166,19 +173,16 @@ class Coordinator:
         `now`: where it is. It should stay unless that is full, leaving, or has more than its part of all streams.
         """
         await self._settle()
-        used = {
-            number: member.stats.get("streams", 0) + member.placed
-            for number, member in self._members.items()
-            if member.state == "open"
-        }
+        used = {number: member.streams() for number, member in self._members.items() if member.state == "open"}
         if now in used and used[now] <= min(used.values()) + streams:
             return now
         alive = {number: n for number, n in used.items() if not self._is_away(self._members[number])} or used
-        room = {number: n for number, n in alive.items() if n + streams <= self._config.options.streams}
+        most = self._config.options.streams - streams
+        room = {number: n for number, n in alive.items() if self._members[number].stats.get("streams", 0) <= most}
         if not room:
             return None
         chosen = min(room, key=lambda number: (room[number], number))
-        self._members[chosen].placed += streams
+        self._members[chosen].placed.append((time.monotonic(), streams))
         return chosen
 
     async def _settle(self) -> None:
