@@ -48,9 +48,14 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def process_of(actor: Any) -> int:
-    """The process that an actor is in now, as Ray knows it."""
-    pid: int = ray._private.state.actors(actor._actor_id.hex())["Pid"]
-    return pid
+    """The process that an actor is in, as Ray knows it; waits for one that is being restarted."""
+
+    def alive() -> int:
+        pid: int = ray._private.state.actors(actor._actor_id.hex())["Pid"]
+        return pid if Path(f"/proc/{pid}").exists() else 0
+
+    found: int = until(alive, "an actor to have a process")
+    return found
 
 
 def actor() -> Any:
