@@ -40,7 +40,7 @@ SCENARIOS = {
 }
 ACTORS = (250, 500, 1000, 2000, 4000)
 SHARDS = (4, 8, 16, 32, 64, 128, 256)
-SHORT = {"warm": 0.5, "seconds": 1.0}
+SHORT = {"warm": 0.5, "seconds": 2.0}
 
 # What ray_scaling.py calls its modes, and the same here. `pending` of one packet: the writer waits for each.
 AS_FAST_AS_IT_CAN = Scenario(rate=float("inf"), step=0.0, batch=256, prefetch=4, flush_seconds=1.0)

@@ -168,7 +168,7 @@ class Cluster:
         obs = (np.random.default_rng(0).random((n + 1, *shape)) * 255).astype(dtype)
         no, wire = np.zeros(at_once, bool), Wire(self.schema)
         for number, actor in enumerate(self.actors):
-            ray.get(actor.join.remote(number, 1, 0), timeout=PATIENCE)
+            ray.get(actor.join.remote(number, 1, 0, 0), timeout=PATIENCE)
             for first in range(0, n, at_once):
                 part, after = obs[first : first + at_once], obs[first + 1 : first + 1 + at_once]
                 given = {"obs": part, "action": np.zeros(at_once, np.int64), "reward": np.ones(at_once)}

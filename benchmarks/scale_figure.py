@@ -8,11 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from replaybank.study.plots import INK, TEXT, save
+from replaybank.study.plots import INK, PALE, TEXT, save
 
 COLOURS = {"frames": "#0072B2", "cartpole": "#D55E00"}
 LINES = {"frames": "-", "cartpole": (0, (6, 1.5))}
 MARKERS = {"frames": "o", "cartpole": "^"}
+RED = "#CC0000"
+ASKED = (0, (1, 2))
 TITLES = {"actors": "64 shards", "shards": "1,000 actors"}
 
 
@@ -20,36 +22,41 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     """Writes scale.png and scale.svg."""
     figure = Figure(figsize=(8, 8.6), layout="constrained")
     axes = figure.subplots(3, 2, sharex="col", sharey="row")
-    for column, name in enumerate(("actors", "shards")):
+    for column, name in enumerate(TITLES):
         top, middle, bottom = (axes[row][column] for row in range(3))
         for size in COLOURS:
             points = found["sweeps"][f"{size} by {name}"]
             x = [point["scenario"][name] for point in points]
-            per_second = [point["scenario"]["actors"] * point["scenario"]["rate"] for point in points]
-            _line(top, size, x, [point["simulated"]["transitions"] for point in points], points)
-            top.plot(x, per_second, color=COLOURS[size], linestyle=(0, (1, 2)), linewidth=1.2)
-            _line(middle, size, x, [point["simulated"]["batches"] for point in points], points)
-            _line(bottom, size, x, _p99(points, "sample_ms"), points)
-            _line(bottom, f"{size}, flush", x, _p99(points, "flush_ms"), points, pale=True)
-        middle.axhline(1 / points[0]["scenario"]["step"], color=INK, linestyle=(0, (1, 2)), linewidth=1.2)
+            asked = [point["scenario"]["actors"] * point["scenario"]["rate"] for point in points]
+            top.plot(x, asked, color=INK, linestyle=ASKED, linewidth=1.2)
+            _line(top, size, size, x, [point["simulated"]["transitions"] for point in points])
+            _mark(top, x, [point["simulated"]["transitions"] for point in points], points, size, ("learner",))
+            _line(middle, size, size, x, [point["simulated"]["batches"] for point in points])
+            _mark(middle, x, [point["simulated"]["batches"] for point in points], points, size)
+            _line(bottom, size, f"{size}, sample", x, _p99(points, "sample_ms"))
+            _mark(bottom, x, _p99(points, "sample_ms"), points, size)
+            _line(bottom, size, f"{size}, flush", x, _p99(points, "flush_ms"), pale=True)
+        middle.axhline(1 / points[0]["scenario"]["step"], color=INK, linestyle=ASKED, linewidth=1.2)
         top.set_title(TITLES[name], fontsize=TEXT + 1)
-        top.set_yscale("log")
-        bottom.set_yscale("log")
         bottom.set_xscale("log", base=2)
         bottom.set_xticks(x, [f"{n:,}" for n in x])
         bottom.set_xlabel(name, fontsize=TEXT)
+    axes[0][0].set_yscale("log")
+    axes[2][0].set_yscale("log")
+    axes[1][0].set_ylim(bottom=0)
     for row, label in zip(axes, ("transitions a second", "batches a second", "99 % take at most, ms"), strict=True):
         row[0].set_ylabel(label, fontsize=TEXT)
         for ax in row:
             ax.tick_params(labelsize=TEXT)
             ax.spines[["top", "right"]].set_visible(False)
-            ax.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+            ax.grid(axis="y", color=PALE, linewidth=0.6)
             ax.set_axisbelow(True)
-    axes[1][0].set_ylim(bottom=0)
+            ax.margins(x=0.08)
     axes[0][0].legend(fontsize=TEXT, frameon=False, loc="upper left")
-    axes[2][0].legend(fontsize=TEXT, frameon=False, loc="upper left", ncols=1)
+    axes[2][0].legend(fontsize=TEXT, frameon=False, loc="upper left")
     figure.suptitle(
-        "Simulated: large red-edged points are where a resource is full.\nDotted: what actors and the learner ask for.",
+        "Simulated. Dotted: what actors and the learner ask for. Large, with a red edge:\n"
+        "what is named there is full, and holds this up.",
         fontsize=TEXT + 1,
         x=0.01,
         ha="left",
@@ -68,10 +75,8 @@ def _p99(points: list[dict[str, Any]], call: str) -> list[float]:
     return [point["simulated"][call]["p99"] if point["simulated"][call] else float("nan") for point in points]
 
 
-def _line(ax: Axes, name: str, x: list[int], y: list[float], points: list[dict[str, Any]], pale: bool = False) -> None:
-    size = name.split(",")[0]
+def _line(ax: Axes, size: str, label: str, x: list[int], y: list[float], pale: bool = False) -> None:
     colour = COLOURS[size]
-    label = name if pale or ax.get_yscale() != "log" else f"{size}, sample"
     ax.plot(
         x,
         y,
@@ -83,24 +88,26 @@ def _line(ax: Axes, name: str, x: list[int], y: list[float], points: list[dict[s
         markerfacecolor="white" if pale else colour,
         label=label,
     )
+
+
+def _mark(
+    ax: Axes, x: list[int], y: list[float], points: list[dict[str, Any]], size: str, elsewhere: tuple[str, ...] = ()
+) -> None:
+    """Marks where a resource is full, but for those that matter elsewhere; a run of points has one name."""
     told = None
-    for one, value, point in zip(x, y, points, strict=True):
-        resource = full(point)
-        if resource is None or pale:
-            told = None
-            continue
-        ax.plot(
-            one,
-            value,
-            marker=MARKERS[size],
-            markersize=9,
-            markerfacecolor=colour,
-            markeredgecolor="#CC0000",
-            markeredgewidth=1.6,
-            linestyle="none",
-        )
-        if resource != told:
-            ax.annotate(
-                resource, (one, value), textcoords="offset points", xytext=(4, 9), fontsize=TEXT, color="#CC0000"
-            )
+    for place, (one, value) in enumerate(zip(x, y, strict=True)):
+        resource = full(points[place])
+        if resource is not None and resource not in elsewhere:
+            ax.plot(one, value, MARKERS[size], ms=9, mfc=COLOURS[size], mec=RED, mew=1.6)
+            if resource != told:
+                last = place == len(x) - 1
+                ax.annotate(
+                    resource,
+                    (one, value),
+                    textcoords="offset points",
+                    xytext=(-6 if last else 6, 9 if size == "cartpole" else -16),
+                    ha="right" if last else "left",
+                    fontsize=TEXT,
+                    color=RED,
+                )
         told = resource

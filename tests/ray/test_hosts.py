@@ -163,6 +163,8 @@ def test_ray_places_an_actor_on_the_other_host_and_its_calls_take_a_round_trip()
         pytest.skip(reason)
     with TwoHosts(Line(delay=0.02, loss=0.01)) as two:
         two.start_ray()
+        with pytest.raises(RuntimeError, match="InvalidAuthToken"):  # who does not know the secret is not let in
+            two.b.run(["env", "RAY_AUTH_TOKEN=guessed", "RAY_NUM_REDIS_GET_RETRIES=1", sys.executable, "-c", PING])
         here, there = json.loads(two.a.run([sys.executable, "-c", PING]).splitlines()[-1])
     assert here["name"] == "host-a"
     assert there["name"] == "host-b"

@@ -40,6 +40,7 @@ def test_whatever_is_killed_what_is_left_is_whole_and_the_rest_is_counted(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_minutes_of_it(tmp_path):
     """Of kills; with REPLAYBANK_LONG=1. Else a third as many, in less time."""
     events, every = (60, 2.0) if LONG else (14, 1.0)

@@ -119,8 +119,12 @@ class Sender:
             return
         self._send()
         self._listen(wait)
-        if not self._outbox.messages:
+        with self._outbox.changed:
+            flying = any(message.sent is not None for message in self._outbox.messages)
+            idle = not self._outbox.messages
+        if not flying:
             self._be_heard()
+        if idle:
             self._look_around()
 
     def _join(self) -> bool:
@@ -236,7 +240,7 @@ class Sender:
             return
 
     def _be_heard(self) -> None:
-        """Says now and then that it is there, while there is nothing to send."""
+        """Says now and then that it is there, while nothing is on its way (as where a rate is held)."""
         now = time.monotonic()
         if now - self._heard < self._quiet:
             return

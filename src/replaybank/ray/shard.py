@@ -279,6 +279,11 @@ class Shard:
         return self.share(), batch
 
     @ray.method(concurrency_group="read")
+    def draw_each(self, counts: list[int]) -> list[tuple[Share, Batch | None]]:
+        """`draw` for several batches in one call, to be made with num_returns=len(counts): each is an answer alone."""
+        return [self.draw(n) for n in counts]
+
+    @ray.method(concurrency_group="read")
     def update(self, indices: NDArray[np.int64], td_error: NDArray[np.float64]) -> tuple[int, int]:
         """Sets the priorities of ids of the cluster that this shard gave out: how many were set, and how many stale."""
         _, epochs, own = ids.split(indices)

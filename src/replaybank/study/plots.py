@@ -60,6 +60,10 @@ STYLES |= {
     "proportional": STYLES["prioritized"],
     "replay": STYLES["uniform"],
     "single": Style("#CC79A7", (0, (3, 1, 1, 1)), ">"),
+    "one-buffer": STYLES["uniform"],
+    "shards-1": STYLES["online"],
+    "shards-2": STYLES["recent"],
+    "shards-4": STYLES["prioritized"],
 }
 COLOURS = {name: style.colour for name, style in STYLES.items()}
 LINES = {name: style.line for name, style in STYLES.items()}
@@ -68,13 +72,13 @@ VARIANTS: tuple[Dashes | None, ...] = (None, (0, (6, 1.5)), (0, (1.2, 1.2)), (0,
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """The style of each name in a figure: by its first word, as in `STYLES`.
+    """The style of each name in a figure: its own, or that of its first word, as in `STYLES`.
 
     What follows the first word ("uniform, no target") makes a variant: of the same colour, but lighter, thinner and
     with hollow markers; further variants of the same word have other lines. Names of which nothing is known take in
     turn the styles that no other name has.
     """
-    words = {name: re.split(r"[^a-z]", name.lower(), maxsplit=1) for name in names}
+    words = {name: [name] if name in STYLES else re.split(r"[^a-z]", name.lower(), maxsplit=1) for name in names}
     taken = {STYLES[first] for first, *_ in words.values() if first in STYLES}
     free = cycle([style for style in dict.fromkeys(STYLES.values()) if style not in taken] or [Style(INK, "-", "o")])
     variants = {first: count() for first in STYLES}
