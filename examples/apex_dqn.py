@@ -305,7 +305,7 @@ def learn(args: Args, learner: Learner, updates: int, cluster: ReplayCluster) ->
 
     ray.get(board.publish.remote([]))
     while ray.wait(playing, num_returns=len(playing), timeout=0)[1]:
-        # Whoever waits to add can go on, and look at the board. ValueError: the shards that answered in time were empty.
+        # Whoever waits to add can go on, and look at the board. ValueError: those that answered in time were empty.
         with suppress(TimeoutError, ValueError):
             reader.sample(args.batch_size, timeout=1.0)
     ray.get(playing)
