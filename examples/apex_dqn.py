@@ -305,8 +305,9 @@ def learn(args: Args, learner: Learner, updates: int, cluster: ReplayCluster) ->
 
     ray.get(board.publish.remote([]))
     while ray.wait(playing, num_returns=len(playing), timeout=0)[1]:
-        with suppress(TimeoutError):
-            reader.sample(args.batch_size, timeout=0.1)  # whoever waits to add can go on, and look at the board
+        # Whoever waits to add can go on, and look at the board. ValueError: those that answered in time were empty.
+        with suppress(TimeoutError, ValueError):
+            reader.sample(args.batch_size, timeout=1.0)
     ray.get(playing)
     reader.close()
     return cluster.stats()
