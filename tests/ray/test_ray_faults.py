@@ -22,7 +22,7 @@ SHARD_TIMEOUT = 0.5
 
 def cluster_of(shards, path=None, capacity=100_000, limit=None, **options):
     """One that saves only when it is told to."""
-    options = {"timeout": 20.0, "shard_timeout": SHARD_TIMEOUT, "writer_timeout": 30.0, **options}
+    options = {"timeout": 60.0, "shard_timeout": SHARD_TIMEOUT, "writer_timeout": 30.0, **options}
     checkpoint = None if path is None else Checkpoint(path, every=3600.0)
     parts = rb.Prioritized(), rb.NStep(STEPS, GAMMA), limit, checkpoint
     return ReplayCluster(shards, capacity, SCHEMA, *parts, seed=0, options=ClusterOptions(**options))

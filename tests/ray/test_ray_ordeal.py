@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hammering import GAMMA, SCHEMA, STEPS, TIMEOUT
+from hammering import GAMMA, SCHEMA, STEPS
 from killing import Ordeal
 
 import replaybank as rb
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 def ordeal(folder, seed, events, every, shards=2, **load):
     path, notes = folder / "checkpoint", folder / "notes"
     notes.mkdir()
-    options = ClusterOptions(timeout=TIMEOUT, shard_timeout=1.0, writer_timeout=4.0)
+    options = ClusterOptions(timeout=60.0, shard_timeout=1.0, writer_timeout=4.0)
     with ReplayCluster(
         shards,
         3_000_000,  # more than they can add: nothing is overwritten, and all can be accounted for
