@@ -553,7 +553,7 @@ def test_a_shard_that_will_not_come_back_is_forgotten_and_counted():
         assert cluster.forget(0) == 40
         for writer in writers:
             feed(writer, range(5))
-            writer.flush()
+        assert [writer.flush() for writer in writers] == [(45, 0, 0, 40), (45, 0, 0, 0)]
         assert cluster.reader().size() == 50
         assert cluster.stats()["lost"] == 40
 

@@ -136,9 +136,10 @@ class ReplayCluster:
     def _await(self, started: list[tuple[int, Any]]) -> None:
         """Waits until shards are there, and lets them be known."""
         deadline = time.monotonic() + self._directory.config.options.timeout
+        found = {}
         for number, actor in started:
             try:
-                ray.get(actor.share.remote(), timeout=max(deadline - time.monotonic(), 0.0))
+                found[number] = ray.get(actor.stats.remote(), timeout=max(deadline - time.monotonic(), 0.0))
             except ray.exceptions.GetTimeoutError:
                 raise TimeoutError(
                     f"shard {number} was not started within {self._directory.config.options.timeout:g} s; has the "
@@ -147,7 +148,7 @@ class ReplayCluster:
             except ray.exceptions.ActorDiedError as error:
                 raise _cause(error) from None
         for number, actor in started:
-            self._ask(self._directory.coordinator.enroll.remote(number, actor), "enroll")
+            self._ask(self._directory.coordinator.enroll.remote(number, actor, found[number]), "enroll")
         self._directory.look()
 
     def _ask(self, ref: Any, what: str) -> Any:
@@ -246,7 +247,7 @@ class ReplayCluster:
         """
         actor, _ = self._members_with(shard)[shard]
         directory, patience = self._directory, self._directory.config.options.shard_timeout
-        directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "forget")
+        directory.ask(lambda: directory.coordinator.give_up.remote(shard), "forget")
         drained, _ = answers({shard: actor.drain.remote()}, patience)  # if it lives, it takes nothing any more
         told, _ = answers({shard: actor.stats.remote()}, patience if drained else 0.0)
         ray.kill(actor, no_restart=True)

@@ -87,9 +87,8 @@ class Draws:
             actors = self.living.actors(deadline)
             request.shares = {number: share for number, share in request.shares.items() if number in actors}
             if not any(share.mass > 0 for share in request.shares.values()):
-                self.living.refresh(actors, deadline)
+                actors = self.living.refreshed(deadline)
                 pieces, missing = {}, request.n
-                actors = self.living.actors(deadline)
                 request.shares = self.living.shares(actors)
             self._ask([(request, missing)], actors)
 
@@ -97,7 +96,14 @@ class Draws:
         """What the shards have drawn; leaves those out of the request that failed, or have nothing any more."""
         numbers = [number for number, _ in request.draws]
         refs = dict(enumerate(ref for _, ref in request.draws))
-        found, failed = answers(refs, self.living.patience(deadline))
+        away = {place: ref for place, ref in refs.items() if numbers[place] in self.living.away}
+        found, failed = answers(
+            {place: ref for place, ref in refs.items() if place not in away}, self.living.patience(deadline)
+        )
+        late, lost = answers(away, 0.0)  # another request has waited for these shards
+        found |= late
+        for place in lost:
+            request.shares.pop(numbers[place], None)
         for place, (share, batch) in found.items():
             number = numbers[place]
             if number in request.shares:

@@ -99,10 +99,15 @@ class Living:
         """A shard has just said what it holds."""
         self._shares[number] = Share(*share), time.monotonic()
 
-    def refresh(self, actors: dict[int, Any], deadline: float) -> None:
-        """Asks all these shards what they hold now."""
-        self._asked.clear()
-        self._take({number: actor.share.remote() for number, actor in actors.items()}, deadline)
+    def refreshed(self, deadline: float) -> dict[int, Any]:
+        """`actors` that have just said what they hold; raises TimeoutError where there are none by then."""
+        while True:
+            actors = self.actors(deadline)
+            self._asked.clear()
+            self._take({number: actor.share.remote() for number, actor in actors.items()}, deadline)
+            living = {number: actor for number, actor in actors.items() if number not in self.away}
+            if living:
+                return living
 
     def known(self, deadline: float) -> dict[int, Any]:
         """`actors` of whose shares all are known, and few of them are old; waits only for those that never said it."""

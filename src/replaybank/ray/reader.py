@@ -64,8 +64,7 @@ class Reader:
         with self._lock:
             deadline = time.monotonic() + self._seconds(timeout)
             request = self._draws.request(n, deadline)
-            actors = self._living.actors(deadline)
-            self._living.refresh(actors, deadline)
+            actors = self._living.refreshed(deadline)
             if request.leave is not None:
                 request.leave.wait(deadline)
             try:
@@ -122,8 +121,7 @@ class Reader:
         """How many transitions all shards that answer hold now."""
         with self._lock:
             deadline = time.monotonic() + self._seconds(timeout)
-            actors = self._living.actors(deadline)
-            self._living.refresh(actors, deadline)
+            actors = self._living.refreshed(deadline)
             return sum(share.size for share in self._living.shares(actors).values())
 
     def stats(self) -> dict[str, Any]:
