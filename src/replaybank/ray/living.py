@@ -100,14 +100,21 @@ class Living:
         self._shares[number] = Share(*share), time.monotonic()
 
     def refreshed(self, deadline: float) -> dict[int, Any]:
-        """`actors` that have just said what they hold; raises TimeoutError where there are none by then."""
+        """`actors` that have just said what they hold.
+
+        Raises TimeoutError where there are none by then, or none that holds anything, while others do not answer.
+        """
         while True:
             actors = self.actors(deadline)
             self._asked.clear()
             self._take({number: actor.share.remote() for number, actor in actors.items()}, deadline)
             living = {number: actor for number, actor in actors.items() if number not in self.away}
-            if living:
+            held = self.shares(living).values()
+            if living and (not self.away or any(share.mass > 0 for share in held)):
                 return living
+            if time.monotonic() >= deadline:
+                raise self.nobody()
+            time.sleep(0.02)
 
     def known(self, deadline: float) -> dict[int, Any]:
         """`actors` of whose shares all are known, and few of them are old; waits only for those that never said it."""
@@ -127,7 +134,10 @@ class Living:
                 self._asked[number] = actor.share.remote()
         if unknown:
             self._take(unknown, deadline)
-        return {number: actor for number, actor in actors.items() if number not in self.away}
+        living = {number: actor for number, actor in actors.items() if number not in self.away}
+        if self.away and not any(share.mass > 0 for share in self.shares(living).values()):
+            return self.refreshed(deadline)
+        return living
 
     def _take(self, refs: dict[int, Any], deadline: float) -> None:
         found, failed = answers(refs, self.patience(deadline))

@@ -335,8 +335,9 @@ class Shard:
     @ray.method(concurrency_group="look")
     def stats(self) -> dict[str, Any]:
         """What `ReplayCluster.stats` tells of a shard, but for what only the coordinator knows."""
-        share, held, counts = self.share(), self._buffer.stats(), self._counts
-        with self._table:
+        share, counts = self.share(), self._counts
+        with self._table:  # so that no packet comes in between
+            held, taken = self._buffer.stats(), self._progress.total
             writers, streams = len(self._leases), self._config.options.streams - len(self._free)
         return {
             "shard": self.number,
@@ -347,10 +348,10 @@ class Shard:
             "size": held["size"],
             "capacity": held["capacity"],
             "mass": share.mass,
-            "taken": self._progress.total,
-            "inserted": self._progress.total - counts["moved_in"],
+            "taken": taken,
+            "inserted": taken - counts["moved_in"],
             "overwritten": held["overwritten"],
-            "lost": self._progress.total - held["added"] + self._unmovable,
+            "lost": taken - held["added"] + self._unmovable,
             "writers": writers,
             "streams": streams,
             "nbytes": held["nbytes"],
