@@ -74,7 +74,7 @@ class Reading:
             next(source)
             self._work = lambda: self._step(lambda: next(source), wait=False)
         elif mode == "update":
-            batches = cycle([sample() for _ in range(4)])
+            batches = cycle([sample() for _ in range(2)])
             self._work = lambda: self._update(next(batches), wait=True)
         elif mode == "both":
             self._work = lambda: self._step(sample, wait=True)

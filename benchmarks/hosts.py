@@ -18,15 +18,15 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 LINK = Path(__file__).with_name("link.py")
 NETWORK, PORT = "10.77.0", 6379
 #: Seconds for a host, a wire or Ray to start.
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: What a host's first process does: its own /dev/shm and scratch folder, and then it waits for the end of its input.
 #: What is left over in the host becomes its child; ignoring SIGCHLD lets that go without a trace.
 FIRST = """
@@ -110,21 +110,29 @@ class Host:
         """Of a process in its network namespace, as seen from outside."""
         return self._first.pid
 
-    def start(self, command: Sequence[str], **how: Any) -> subprocess.Popen[str]:
-        """`command` in this host; it ends with the process that is returned, or with the host."""
+    @contextmanager
+    def start(self, command: Sequence[str], **pipes: Any) -> Iterator[subprocess.Popen[str]]:
+        """`command` in this host; killed at the end of the context, if it has not ended by itself."""
         spaces = ["-t", str(self.pid), "--net", "--mount", "--uts", "--ipc"]
         inside = ["nsenter", *spaces, f"--pid=/proc/{self.pid}/ns/pid_for_children", "setpriv", "--pdeathsig", "KILL"]
         environment = {**os.environ, **self.environment}
-        return subprocess.Popen([*inside, *command], env=environment, text=True, start_new_session=True, **how)
+        whole = [*inside, *command]
+        with subprocess.Popen(whole, env=environment, text=True, start_new_session=True, bufsize=1, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, command: Sequence[str], timeout: float = PATIENCE) -> str:
-        """What `command` printed. Raises RuntimeError, with what it said, where it failed."""
-        process = self.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-        try:
-            said, complained = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-            process.wait()
+        """What `command` printed. Raises RuntimeError, with what it said, where it failed; or took too long."""
+        pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self.start(command, **pipes) as process:
+            try:
+                said, complained = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said, complained = process.communicate()
+                complained += f"it was killed after {timeout:g} s"
         if process.returncode:
             raise RuntimeError(f"on host {self.name}, {' '.join(command)!r} failed:\n{said}{complained}")
         return said
@@ -137,8 +145,8 @@ class Host:
 class TwoHosts:
     """Hosts `a` (10.77.0.1) and `b` (10.77.0.2), joined by a wire; a Ray cluster over both where it is asked for.
 
-    `a` is the head. Each Ray node has the resource `host_a` or `host_b`, to place actors by. Raises OSError,
-    RuntimeError or subprocess.SubprocessError where the machine does not allow it; see `available`.
+    `a` is the head. Each Ray node has the resource `host_a` or `host_b`, to place actors by, and one `seat`.
+    Raises OSError, RuntimeError or subprocess.SubprocessError where the machine does not allow it; see `available`.
     """
 
     def __init__(self, line: Line = PERFECT, environment: Mapping[str, str] | None = None) -> None:
@@ -188,7 +196,7 @@ class TwoHosts:
             (self.b, ["--address", address]),
         ):
             where = ["--node-ip-address", host.address, "--temp-dir", str(host.scratch)]
-            resources = ["--resources", json.dumps({host.name.replace("-", "_"): 1000})]
+            resources = ["--resources", json.dumps({host.name.replace("-", "_"): 1000, "seat": 1})]
             host.run([sys.executable, "-m", "ray.scripts.scripts", "start", *role, *where, *resources, *common])
         for host in (self.a, self.b):
             host.environment["RAY_ADDRESS"] = address

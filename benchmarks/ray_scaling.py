@@ -51,12 +51,12 @@ ALONE = (
     Mode("flush", f"one writer waits for every {AT_A_TIME}", "flush"),
     Mode("sample", "batches out, one at a time", None, "sample"),
     Mode("update", "updates alone", None, "update"),
-    Mode("both", "batches out, and updates", None, "both"),
-    Mode("batches", "the same with a prefetch", None, "batches"),
+    Mode("both", "batches out, with updates", None, "both"),
+    Mode("batches", "batches out with a prefetch", None, "batches"),
 )
 AT_ONCE = (
-    Mode("in+both", "in, out and updates at once", "in", "both"),
-    Mode("in+batches", "the same with a prefetch", "in", "batches"),
+    Mode("in+both", "in and out at once", "in", "both"),
+    Mode("in+batches", "in and out with a prefetch at once", "in", "batches"),
 )
 #: Without priorities there is nothing to update, and the rest says little that "in" and "sample" do not.
 UNIFORM = ("in", "sample", "batches", "in+batches")
@@ -298,14 +298,14 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="CartPole's size alone, 1 and 2 shards, one short repeat")
     parser.add_argument("--repeats", type=int, help="(3, quick: 1)")
-    parser.add_argument("--seconds", type=float, help="of each (0.4, quick: 0.2)")
+    parser.add_argument("--seconds", type=float, help="of each (0.3, quick: 0.2)")
     parser.add_argument("--writers", type=int, help="processes (4, quick: 2)")
     parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside this file, for whole runs alone")
     options = parser.parse_args(given)
     if options.out is None and not options.quick:
         options.out = RESULTS
     options.repeats = options.repeats or (1 if options.quick else 3)
-    options.seconds = options.seconds or (0.2 if options.quick else 0.4)
+    options.seconds = options.seconds or (0.2 if options.quick else 0.3)
     options.writers = options.writers or (2 if options.quick else 4)
     return options
 

@@ -1,4 +1,4 @@
-"""What each kind of call of a `ReplayCluster` costs: CPU time at both ends, bytes, memory. docs/scale.md reckons with it.
+"""What each call of a `ReplayCluster` costs: CPU time at both ends, bytes, memory. docs/scale.md reckons with it.
 
     python benchmarks/scale_costs.py [--quick] [--out FILE]
 
@@ -30,13 +30,15 @@ import ray
 
 import machine
 import replaybank as rb
-from replaybank.ray import RateLimit, ReplayCluster
+from replaybank.ray import ClusterOptions, RateLimit, ReplayCluster
 from replaybank.ray.shard import ShardActor
 from replaybank.ray.wire import MOST_TRANSITIONS, Transitions, Wire
 
 RESULTS = Path(__file__).with_name("scale_costs.json")
 PATIENCE = 120.0
+PATIENT = ClusterOptions(timeout=PATIENCE, shard_timeout=PATIENCE / 4)
 FEW, MANY = 16, 256  # transitions of a message or a draw
+CAPACITY = 4_000  # transitions, of a shard
 SHARDS = 6  # of the larger cluster
 MEMBERS = 64  # shards that a coordinator is made to know
 WINDOW = 8  # calls on their way at a time
@@ -144,12 +146,14 @@ class Cluster:
         shape, dtype = SIZES[size]
         self.given = shape, dtype
         self.schema = rb.Schema.of({"obs": (dtype, shape), "action": "int64"})
-        self.cluster = ReplayCluster(shards, 4_000 * shards, self.schema, rb.Prioritized(), seed=0, **more)
+        self.cluster = ReplayCluster(
+            shards, CAPACITY * shards, self.schema, rb.Prioritized(), seed=0, options=PATIENT, **more
+        )
         self.coordinator = self.cluster._directory.coordinator
         self.caller = ray.remote(num_cpus=0)(Caller).remote()
-        actors = [actor for actor, _ in self.cluster._directory.members().values()]
-        self.shard = actors[0]
-        self.shards = [self.pid(actor) for actor in actors]
+        self.actors = [actor for actor, _ in self.cluster._directory.members().values()]
+        self.shard = self.actors[0]
+        self.shards = [self.pid(actor) for actor in self.actors]
 
     def pid(self, actor: Any) -> int:
         return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=PATIENCE))
@@ -161,15 +165,21 @@ class Cluster:
         count, caller = ray.get(method.remote(*given), timeout=PATIENCE)
         return Spent(caller / count, (cpu(pids) - before) / count)
 
-    def fill(self, n: int) -> None:
-        """n transitions in each shard."""
-        rng = np.random.default_rng(0)
-        shape, dtype = self.given
-        for _ in self.shards:
-            obs = (rng.random((n + 1, *shape)) * 255).astype(dtype)
-            no = np.zeros(n, bool)
-            with self.cluster.writer(flush_size=256) as writer:
-                writer.extend(obs[:-1], np.zeros(n, np.int64), np.ones(n), obs[1:], no, no, td_error=np.ones(n))
+    def fill(self) -> None:
+        """Fills each shard; where writers would go is the coordinator's business."""
+        (shape, dtype), n, at_once = self.given, CAPACITY, 200
+        obs = (np.random.default_rng(0).random((n + 1, *shape)) * 255).astype(dtype)
+        no, wire = np.zeros(at_once, bool), Wire(self.schema)
+        for number, actor in enumerate(self.actors):
+            ray.get(actor.join.remote(number, 1, 0, 0), timeout=PATIENCE)
+            for first in range(0, n, at_once):
+                part, after = obs[first : first + at_once], obs[first + 1 : first + 1 + at_once]
+                given = {"obs": part, "action": np.zeros(at_once, np.int64), "reward": np.ones(at_once)}
+                given |= {"next_obs": after, "terminated": no, "truncated": no}
+                arrays = self.schema.arrays(self.schema.values(given), at_once)
+                packet = wire.pack(Transitions(arrays, np.zeros(at_once, np.int64), np.ones(at_once)))
+                ray.get(actor.insert.remote(number, first, first, [], *packet), timeout=PATIENCE)
+            ray.get(actor.leave.remote(number), timeout=PATIENCE)
 
     def close(self) -> None:
         ray.kill(self.caller)
@@ -192,6 +202,7 @@ def of_size(size: str, seconds: float) -> dict[str, Any]:
     read: dict[tuple[int, int], Spent] = {}
     update: dict[tuple[int, int], Spent] = {}
     with built(1, size) as one:
+        one.fill()
         for n in (FEW, MANY):
             write[n] = one.spent(one.shards, "write", one.cluster, *one.given, n, seconds)
         for n in (FEW, MANY):
@@ -202,7 +213,7 @@ def of_size(size: str, seconds: float) -> dict[str, Any]:
         updates = [nbytes(np.zeros(n, np.int64), np.zeros(n)) for n in (FEW, MANY)]
         packets = [packet_nbytes(one.schema, n) for n in (FEW, MANY)]
     with built(SHARDS, size) as several:
-        several.fill(1_000)
+        several.fill()
         n = MANY // SHARDS * SHARDS
         read[SHARDS, MANY] = several.spent(several.shards, "read", several.cluster, n, seconds)
         update[SHARDS, MANY] = several.spent(several.shards, "update", several.cluster, n, seconds)
@@ -271,33 +282,41 @@ def of_calls(seconds: float) -> dict[str, Any]:
             "process": ray.get(one.caller.memory.remote(), timeout=PATIENCE),
         }
         stats = ray.get(one.shard.stats.remote(), timeout=PATIENCE)
-        grant, beat = asked("grant", "insert", 1, 30.0), asked("beat", 0, stats)
+        grant, beat = asked("grant", "insert", 1, 1, 30.0), asked("beat", 0, stats)
         empty = one.spent(one.shards, "call", one.shard, "share", (), seconds)
         before, count = psutil.net_io_counters(pernic=True)["lo"].bytes_sent, 2_000
         latencies = np.array(ray.get(one.caller.latencies.remote(one.shard, "share", count), timeout=PATIENCE))
         called = (psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before) / count
         ray.get(one.caller.write.remote(one.cluster, *one.given, MANY, 0.5), timeout=PATIENCE)
         memories["writer"] = ray.get(one.caller.memory.remote(), timeout=PATIENCE)
-        few, few_bytes = asked("members"), nbytes(ray.get(one.coordinator.members.remote(), timeout=PATIENCE))
+        look = [told_of(one, asked)]
         # Shards that never start, as nothing has so many cores, have handles all the same.
         more = [ShardActor.options(num_cpus=10_000).remote(None, number) for number in range(1, MEMBERS)]
         ray.get([one.coordinator.enroll.remote(i, actor) for i, actor in enumerate(more, 1)], timeout=PATIENCE)
-        many, many_bytes = asked("members"), nbytes(ray.get(one.coordinator.members.remote(), timeout=PATIENCE))
+        look.append(told_of(one, asked))
+        version, _ = ray.get(one.coordinator.members.remote(), timeout=PATIENCE)
+        poll = asked("members", version)
         for actor in more:
             ray.kill(actor)
     return {
         "grant": grant._asdict(),
         "beat": beat._asdict(),
         "empty": empty._asdict(),  # a shard's call that does next to nothing
-        "members": {
-            "caller": Line.through((1, few.caller), (MEMBERS, many.caller)),
-            "server": Line.through((1, few.server), (MEMBERS, many.server)),
-            "bytes": Line.through((1, few_bytes), (MEMBERS, many_bytes)),
+        "poll": poll._asdict(),  # who is there, where that is known
+        # The same for one who does not know, by the number of shards.
+        "look": {
+            name: Line.through((1, look[0][name]), (MEMBERS, look[1][name])) for name in ("caller", "server", "bytes")
         },
         "call_bytes": called,  # both ways together, beside what is carried
         "call_seconds": {"median": float(np.median(latencies)), "p99": float(np.quantile(latencies, 0.99))},
         "memory": memories,
     }
+
+
+def told_of(one: Cluster, asked: Callable[..., Spent]) -> dict[str, float]:
+    """What it costs to tell who all the shards are."""
+    spent = asked("members", -1)
+    return {**spent._asdict(), "bytes": nbytes(ray.get(one.coordinator.members.remote(), timeout=PATIENCE))}
 
 
 def run(seconds: float) -> dict[str, Any]:

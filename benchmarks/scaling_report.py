@@ -91,10 +91,11 @@ def _notes(run: contest.Document) -> str:
 
 {settings["writers"]} writer processes, which get a step at a time as an environment gives them, and send
 {settings["at_a_time"]} a message. One reader: batches of {settings["batch"]} until the arrays of a loss are in hand;
-with a prefetch, {settings["prefetch"]} are asked for in advance, and updates are not waited for. Shards begin with
-transitions ({sizes}). What counts as in has been acknowledged. Medians of {settings["repeats"]} repeats of
-{settings["seconds"]:g} s, the libraries in turn; latencies of all repeats together. CPU is of whole processes; that of
-shards comes in ticks of 10 ms. Load average before {run["load_average"]["before"]}, after
+with a prefetch, {settings["prefetch"]} are asked for in advance, and updates are not waited for. Prioritized, each
+batch's priorities are updated, but where batches go out one at a time. Shards begin with transitions ({sizes}).
+What counts as in has been acknowledged. Medians of {settings["repeats"]} repeats of {settings["seconds"]:g} s, the
+libraries in turn; latencies of all repeats together. CPU is of whole processes; that of shards comes in ticks of 10 ms.
+Load average before {run["load_average"]["before"]}, after
 {run["load_average"]["after"]}.
 
 {how}

@@ -2,7 +2,8 @@
 
     pip install -c constraints.txt '.[study,ray]' && python examples/apex_dqn.py
 
-That starts a Ray of its own on this machine; `--address auto` (or `host:port`, `ray://host:port`) takes a running one.
+That starts a Ray of its own on this machine; `--address auto` (or `host:port`, `ray://host:port`) takes a running one,
+all of whose machines need this library, PyTorch and the environment.
 
 Actors play with their own copy of the network, each environment with its own share of random actions. An actor holds
 its steps back until it knows the TD errors of the n-step transitions that begin there, and sends both: priorities are
@@ -271,26 +272,12 @@ class Learner:
         return ray.put(nn.utils.parameters_to_vector(self.network.parameters()).detach().numpy())
 
 
-def train(args: Args) -> dict[str, Any]:
-    """Plays, learns, prints and evaluates; gives the figures of the end."""
-    torch.manual_seed(args.seed)
-    envs = make_envs(args.env, 1)
-    updates = int((args.total_steps - args.learning_starts) * args.samples_per_insert / args.batch_size)
-    learner = Learner(DuelingNetwork(envs), args.learning_rate, updates)
-    cluster = ReplayCluster(
-        shards=args.shards,
-        capacity=args.capacity,
-        schema=rb.schema_of(envs),
-        sampler=rb.Prioritized(alpha=0.6, beta=0.4),
-        view=rb.NStep(args.n_step, args.gamma),
-        samples_per_insert=RateLimit(args.samples_per_insert, min_size=args.learning_starts),
-        seed=args.seed,
-    )
+def learn(args: Args, learner: Learner, updates: int, cluster: ReplayCluster) -> dict[str, Any]:
+    """Has actors play, learns from what they add, and prints; gives what the cluster says of itself at the end."""
     board = Board.remote()
     ray.get(board.publish.remote([learner.parameters()]))
     actors = [Actor.remote(args, number) for number in range(args.actors)]
     playing = [actor.play.remote(cluster, board) for actor in actors]
-
     copies = args.actors * args.num_envs
     greediest = range(copies - max(copies // 4, 1), copies)  # the quarter with the fewest random actions
     returns: deque[float] = deque(maxlen=100)
@@ -315,20 +302,15 @@ def train(args: Args) -> dict[str, Any]:
             if now - last >= 10 or update == updates:
                 last = now
                 report(update, now - begin, cluster.stats(), returns, losses)
+
     ray.get(board.publish.remote([]))
     while ray.wait(playing, num_returns=len(playing), timeout=0)[1]:
-        with suppress(TimeoutError):
-            reader.sample(args.batch_size, timeout=0.1)  # whoever waits to add can go on, and look at the board
+        # Whoever waits to add can go on, and look at the board. ValueError: those that answered in time were empty.
+        with suppress(TimeoutError, ValueError):
+            reader.sample(args.batch_size, timeout=1.0)
     ray.get(playing)
     reader.close()
-    stats = cluster.stats()
-    cluster.close()
-
-    rng = np.random.default_rng(args.seed)
-    greedy = evaluate(args, lambda obs: best(learner.network, obs))
-    chance = evaluate(args, lambda obs: rng.integers(0, envs.single_action_space.n, len(obs)))
-    print(f"mean return of {args.evaluation_episodes} episodes: {greedy:.1f}; with random actions only: {chance:.1f}")
-    return {"updates": updates, "loss": float(np.mean(losses)), "greedy": greedy, "random": chance, "stats": stats}
+    return cluster.stats()
 
 
 def report(update: int, seconds: float, stats: dict[str, Any], returns: deque[float], losses: deque[float]) -> None:
@@ -359,16 +341,45 @@ def evaluate(args: Args, policy: Callable[[Array], Array], most_steps: int = 10_
     return float(returns.mean())
 
 
+def train(args: Args) -> dict[str, Any]:
+    """Plays, learns and evaluates; gives the figures of the end."""
+    updates = int((args.total_steps - args.learning_starts) * args.samples_per_insert / args.batch_size)
+    if updates < 1:
+        raise ValueError(f"total_steps: {args.total_steps} are not enough for one update")
+    torch.manual_seed(args.seed)
+    envs = make_envs(args.env, 1)
+    learner = Learner(DuelingNetwork(envs), args.learning_rate, updates)
+    with ReplayCluster(
+        shards=args.shards,
+        capacity=args.capacity,
+        schema=rb.schema_of(envs),
+        sampler=rb.Prioritized(alpha=0.6, beta=0.4),
+        view=rb.NStep(args.n_step, args.gamma),
+        samples_per_insert=RateLimit(args.samples_per_insert, min_size=args.learning_starts),
+        seed=args.seed,
+    ) as cluster:
+        stats = learn(args, learner, updates, cluster)
+    rng = np.random.default_rng(args.seed)
+    greedy = evaluate(args, lambda obs: best(learner.network, obs))
+    chance = evaluate(args, lambda obs: rng.integers(0, envs.single_action_space.n, len(obs)))
+    print(f"mean return of {args.evaluation_episodes} episodes: {greedy:.1f}; with random actions only: {chance:.1f}")
+    return {"updates": updates, "greedy": greedy, "random": chance, "stats": stats}
+
+
 def main() -> None:
-    """Reads the flags, starts Ray or finds it, and trains."""
+    """Reads the flags, starts Ray or finds it, and trains: here, or with ray:// in a task of the cluster."""
     args = tyro.cli(Args)
     torch.set_num_threads(1)  # the networks are too small to share
+    far = args.address is not None and args.address.startswith("ray://")
     if args.address is None:
-        ray.init(num_cpus=args.actors + args.shards + 2, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=args.actors + 1, include_dashboard=False, log_to_driver=False)
     else:
-        ray.init(args.address, log_to_driver=False)
+        ray.init(args.address, log_to_driver=far)
     try:
-        train(args)
+        if far:
+            ray.get(ray.remote(train).remote(args))
+        else:
+            train(args)
     finally:
         ray.shutdown()
 

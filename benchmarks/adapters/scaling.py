@@ -10,7 +10,7 @@ from contender import Role
 from hands import AT_A_TIME, Report, cpu_seconds
 from sizes import Size
 
-PATIENCE = 60.0  # seconds for a process to answer
+PATIENCE = 120.0  # seconds for a process to answer
 
 
 class Scale(NamedTuple):

@@ -192,7 +192,7 @@ def write(cluster: Any, folder: Path, number: int, pace: float = 0.02) -> None:
     streams = int(rng.choice([1, 1, 3]))
     lives = number * MOST_STREAMS + np.arange(streams)
     with noting(folder, "writer", number) as log:
-        writer = cluster.writer(streams=streams, flush_size=32, flush_seconds=0.1)
+        writer = cluster.writer(streams=streams, flush_size=32, flush_seconds=0.1, timeout=TIMEOUT)
         log.note("streams", streams)
         serial = 0
         while not (folder / STOP).exists():

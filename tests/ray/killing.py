@@ -48,9 +48,14 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
 
 
 def process_of(actor: Any) -> int:
-    """The process that an actor is in now, as Ray knows it."""
-    pid: int = ray._private.state.actors(actor._actor_id.hex())["Pid"]
-    return pid
+    """The process that an actor is in, as Ray knows it; waits for one that is being restarted."""
+
+    def alive() -> int:
+        pid: int = ray._private.state.actors(actor._actor_id.hex())["Pid"]
+        return pid if Path(f"/proc/{pid}").exists() else 0
+
+    found: int = until(alive, "an actor to have a process")
+    return found
 
 
 def actor() -> Any:
@@ -181,7 +186,7 @@ def plan(rng: np.random.Generator, events: int, every: float) -> list[tuple[floa
 
 @dataclass(frozen=True)
 class Contents:
-    """What a shard's checkpoint holds: ids int64 [n], lives and serials int64 [n, 2], and how many links are missing."""
+    """A shard's checkpoint: ids int64 [n], lives and serials int64 [n, 2], and how many links are missing."""
 
     ids: np.ndarray
     found: np.ndarray
@@ -333,6 +338,9 @@ class Ordeal:
         for found in self.checkpointed:
             missing = pairs(found) - here
             assert not missing, f"{len(missing)} of {len(found)} that were in a checkpoint did not come back"
+        unlinked = sum(there.unlinked for there in held)
+        breaks = len(self.load.workers) * MOST_STREAMS * sum(self.events.values())
+        assert unlinked <= breaks, f"{unlinked} transitions have lost the one that follows"
         gone = sum(
             self.missing(worker, [there.found for there in held])
             for worker in self.load.workers
@@ -349,7 +357,7 @@ class Ordeal:
             len(everything),
             lost,
             sum(len([line for line in worker.lines() if line[0] == "timeout"]) for worker in self.load.workers),
-            sum(there.unlinked for there in held),
+            unlinked,
         )
 
     def all_quiet(self, since: float) -> Any:

@@ -20,7 +20,7 @@ names = (f"test-{n}" for n in itertools.count())
 
 
 def made(shards=2, capacity=1000, schema=SCHEMA, **given):
-    options = {"streams": 8, "timeout": 30.0, "name": next(names), **given.pop("options", {})}
+    options = {"streams": 8, "timeout": 90.0, "name": next(names), **given.pop("options", {})}
     return ReplayCluster(shards, capacity, schema, options=ClusterOptions(**options), **given)
 
 
@@ -399,6 +399,39 @@ def test_readers_wait_for_writers_and_writers_for_readers_and_are_told_why():
         writer.close()
 
 
+def test_leave_that_came_to_nothing_is_given_back():
+    """All priorities are 0: nothing can be drawn, and nothing was."""
+    sampler = rb.Prioritized(epsilon=0.0)
+    with made(shards=1, sampler=sampler, samples_per_insert=RateLimit(4.0, min_size=50, tolerance=1000)) as cluster:
+        writer, reader = cluster.connect()
+        writer.extend(*batched(range(50)), td_error=np.zeros(50))
+        writer.flush()
+        for _ in range(20):
+            with pytest.raises(ValueError, match="every priority in all 1 shards is 0"):
+                reader.sample(100, timeout=20)
+        deadline = time.monotonic() + 20
+        while cluster.stats()["rate_limit"]["ahead"] < 0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert cluster.stats()["rate_limit"]["ahead"] == 0
+        writer.close()
+
+
+def test_a_writer_that_has_to_wait_is_not_taken_for_dead():
+    limit = RateLimit(1.0, min_size=100, tolerance=400)
+    with made(shards=1, samples_per_insert=limit, options={"writer_timeout": 1.0}) as cluster:
+        writer = cluster.writer(flush_size=50)
+        writer.extend(*batched(range(500)))
+        writer.flush()
+        writer.extend(*batched(range(500, 550)))  # 50 too far ahead
+        time.sleep(3.5)
+        assert cluster.stats()["writers"] == 1
+        assert cluster.stats()["writers_died"] == 0
+        cluster.reader().sample(64)
+        assert writer.flush().acknowledged == 550
+        assert len(cluster.reader().sample(16).obs) == 16
+        writer.close()
+
+
 def test_batches_keep_the_rate(ray_session):
     with made(shards=2, samples_per_insert=RateLimit(4.0, min_size=100, tolerance=1000)) as cluster:
         writer, reader = cluster.connect()
@@ -520,7 +553,7 @@ def test_a_shard_that_will_not_come_back_is_forgotten_and_counted():
         assert cluster.forget(0) == 40
         for writer in writers:
             feed(writer, range(5))
-            writer.flush()
+        assert [writer.flush() for writer in writers] == [(45, 0, 0, 40), (45, 0, 0, 0)]
         assert cluster.reader().size() == 50
         assert cluster.stats()["lost"] == 40
 

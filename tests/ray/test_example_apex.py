@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import signal
 from collections.abc import Iterator
@@ -154,7 +155,6 @@ def test_it_plays_learns_and_counts(example: dict[str, Any], env: str, capsys: p
     args = example["Args"](env=env, **SHORT)
     result = example["train"](args)
     assert result["updates"] == (1_200 - 400) * 4 // 16
-    assert np.isfinite(result["loss"])
     assert min(result["greedy"], result["random"]) >= 0
     stats = result["stats"]
     assert stats["inserted"] % 4 == 0
@@ -163,7 +163,15 @@ def test_it_plays_learns_and_counts(example: dict[str, Any], env: str, capsys: p
     assert abs(stats["rate_limit"]["ahead"]) <= stats["rate_limit"]["tolerance"]
     printed = capsys.readouterr().out
     assert f"update {result['updates']:6d}" in printed
+    loss = re.search(r"loss (\S+)", printed.splitlines()[-2])
+    assert loss is not None
+    assert np.isfinite(float(loss[1]))
     assert "mean return of 3 episodes: " in printed
+
+
+def test_too_few_steps_are_refused(example: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="total_steps: 400 are not enough"):
+        example["train"](example["Args"](**SHORT | {"total_steps": 400}))
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -19,7 +19,7 @@ def placing(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     monkeypatch.setattr(coordinator.time, "monotonic", lambda: 100.0)
     made = Coordinator(SimpleNamespace(limit=None, name="test", options=ClusterOptions(streams=8)))
     for shard in range(4):
-        asyncio.run(made.enroll(shard, None))
+        asyncio.run(made.enroll(shard, None, {}))
     return made
 
 

@@ -22,14 +22,6 @@ def test_it_begins_with_nothing_and_remembers(tmp_path):
     progress.remove()
 
 
-def test_without_a_path_it_is_in_memory():
-    progress = Progress(None)
-    progress.begin(1, 5)
-    progress.total += 1
-    assert (progress.epoch, progress.total) == (1, 6)
-    progress.remove()
-
-
 def test_a_file_that_was_cut_short_begins_anew(tmp_path):
     path = tmp_path / "p"
     path.write_bytes(b"abc")

@@ -282,10 +282,11 @@ def told(capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str
 def test_a_cluster_is_looked_at_once(clusters: ReplayCluster, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = told(capsys, "--once", "--name", "watched-pong", "--every", "0.2")
     assert (code, err) == (0, "")
-    assert "watched-pong: 2 shards; 300 of 1,000 held; in 0/s, out 0/s" in out
+    # A dash: no shard has reported between the two looks.
+    assert re.match(r"watched-pong: 2 shards; 300 of 1,000 held; in [0-]/s, out [0-]/s\n", out)
     cells = [line.split() for line in out.splitlines()]
     (all_,) = (line for line in cells if line[:1] == ["all"])
-    assert all_[1:4] == ["30%", "100%", "0"]
+    assert all_[1:3] == ["30%", "100%"]
     assert all_[6:8] == ["0", "0"]  # nothing lost, all saved
     assert sorted(line[0] for line in cells if len(line) == 12 and line[1] == "open") == ["0", "1"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,7 +33,7 @@ def made(spec, n, streams, seed, onward=0.7):
     place = {leaf.path: i for i, leaf in enumerate(schema.leaves)}
     for stream in range(streams):
         mine = np.flatnonzero(owners == stream)
-        for before, after in zip(mine[:-1], mine[1:], strict=True):
+        for before, after in itertools.pairwise(mine):
             if rng.random() < onward:
                 for path, i in place.items():
                     if path[0] == "obs":

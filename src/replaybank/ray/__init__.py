@@ -23,7 +23,8 @@ from replaybank.ray.cluster import ReplayCluster, attach
 from replaybank.ray.config import Checkpoint, ClusterOptions
 from replaybank.ray.limiter import RateLimit
 from replaybank.ray.outbox import Flushed
-from replaybank.ray.reader import PriorityReport, Reader
+from replaybank.ray.reader import Reader
+from replaybank.ray.updates import PriorityReport
 from replaybank.ray.writer import Writer
 
 __all__ = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from replaybank.arguments import whole_number
 from replaybank.parts import as_part
@@ -30,6 +31,9 @@ from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.transition import Transition
+
+# An actor that asks for nothing Ray puts anywhere, whatever its scheduling_strategy says; so each asks for one byte.
+PLACED = {"num_cpus": 0, "memory": 1}
 
 
 class ReplayCluster:
@@ -88,7 +92,10 @@ class ReplayCluster:
             seed=None if seed is None else whole_number("seed", seed, 2**63 - 1, least=0),
             options=options,
         )
-        placed: dict[str, Any] = {"namespace": NAMESPACE, "name": config.name, "max_restarts": -1, "num_cpus": 0}
+        # With whoever makes the cluster, and not on some other machine, whose end would then be the end of two things.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        placed: dict[str, Any] = {"namespace": NAMESPACE, "name": config.name, "max_restarts": -1, **PLACED}
+        placed["scheduling_strategy"] = here
         if options.detached:
             placed["lifetime"] = "detached"
         try:
@@ -116,7 +123,7 @@ class ReplayCluster:
 
     def _start(self, number: int) -> tuple[int, Any]:
         config = self._directory.config
-        given: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD", **config.options.actor_options}
+        given: dict[str, Any] = {**PLACED, "scheduling_strategy": "SPREAD", **config.options.actor_options}
         given |= {"max_restarts": -1, "max_task_retries": 0}
         given |= {"name": shard_name(config.name, number), "namespace": NAMESPACE}
         if config.options.detached:
@@ -129,9 +136,10 @@ class ReplayCluster:
     def _await(self, started: list[tuple[int, Any]]) -> None:
         """Waits until shards are there, and lets them be known."""
         deadline = time.monotonic() + self._directory.config.options.timeout
+        found = {}
         for number, actor in started:
             try:
-                ray.get(actor.share.remote(), timeout=max(deadline - time.monotonic(), 0.0))
+                found[number] = ray.get(actor.stats.remote(), timeout=max(deadline - time.monotonic(), 0.0))
             except ray.exceptions.GetTimeoutError:
                 raise TimeoutError(
                     f"shard {number} was not started within {self._directory.config.options.timeout:g} s; has the "
@@ -140,7 +148,7 @@ class ReplayCluster:
             except ray.exceptions.ActorDiedError as error:
                 raise _cause(error) from None
         for number, actor in started:
-            self._ask(self._directory.coordinator.enroll.remote(number, actor), "enroll")
+            self._ask(self._directory.coordinator.enroll.remote(number, actor, found[number]), "enroll")
         self._directory.look()
 
     def _ask(self, ref: Any, what: str) -> Any:
@@ -239,7 +247,7 @@ class ReplayCluster:
         """
         actor, _ = self._members_with(shard)[shard]
         directory, patience = self._directory, self._directory.config.options.shard_timeout
-        directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "forget")
+        directory.ask(lambda: directory.coordinator.give_up.remote(shard), "forget")
         drained, _ = answers({shard: actor.drain.remote()}, patience)  # if it lives, it takes nothing any more
         told, _ = answers({shard: actor.stats.remote()}, patience if drained else 0.0)
         ray.kill(actor, no_restart=True)

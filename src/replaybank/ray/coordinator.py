@@ -52,6 +52,7 @@ class Coordinator:
         self._members: dict[int, Member] = {}
         self._epochs: dict[int, int] = {}
         self._gone: set[int] = set()  # shards that were removed
+        self._forgotten: set[int] = set()  # of these, with what they held
         self._unloaded: dict[int, tuple[int, int]] = {}  # how far those that leave have handed over what they hold
         self._version = secrets.randbits(40)  # another than the one of before, should this be a restart
         self._removed: dict[str, int] = dict.fromkeys(KEPT, 0)
@@ -100,10 +101,19 @@ class Coordinator:
         await self._settle()
         return max([*self._members, *self._epochs, *self._gone], default=-1) + 1
 
-    async def enroll(self, shard: int, actor: Any) -> None:
+    async def give_up(self, shard: int) -> None:
+        """A shard is to be removed with what it holds."""
+        self._forgotten.add(shard)
+        await self.set_state(shard, "draining")
+
+    async def forgotten(self) -> set[int]:
+        """The shards that are, or were, removed with what they held."""
+        return self._forgotten
+
+    async def enroll(self, shard: int, actor: Any, stats: dict[str, Any]) -> None:
         """A new shard is there."""
         if shard not in self._members:
-            self._members[shard] = Member(actor)
+            self._members[shard] = Member(actor, heard=time.monotonic(), stats=stats)
             self._version += 1
 
     async def beat(self, shard: int, stats: dict[str, Any]) -> None:

@@ -104,9 +104,9 @@ class Outbox:
             self.acknowledge(received)
         return new
 
-    def move(self) -> None:
-        """Another shard is next."""
-        self._lost_elsewhere += self._lost_here
+    def move(self, lost: bool) -> None:
+        """Another shard is next. `lost`: all that the last one had acknowledged is."""
+        self._lost_elsewhere += self.acknowledged_here if lost else self._lost_here
         self.acknowledged_here = self._lost_here = 0
 
     def told(self, staged: int) -> Flushed:

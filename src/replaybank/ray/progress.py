@@ -11,23 +11,22 @@ from numpy.typing import NDArray
 
 
 class Progress:
-    """A shard's epoch, and how many transitions it has ever taken: two numbers in a mapped file beside its checkpoint.
+    """A shard's epoch, and how many transitions it has ever taken: two numbers in a mapped file.
 
     What is written to the mapping is the system's, not the process's: a process that is killed has told all. A machine
-    that dies has told what its system wrote back. Without a path they are in memory only.
+    that dies has told what its system wrote back.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._held: NDArray[np.int64] = np.array([-1, 0])
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                if file.tell() != self._held.nbytes:
-                    file.truncate(0)
-                    file.write(self._held.tobytes())
-            with path.open("r+b") as file:
-                self._held = np.frombuffer(mmap.mmap(file.fileno(), self._held.nbytes), np.int64)
+        begin: NDArray[np.int64] = np.array([-1, 0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            if file.tell() != begin.nbytes:
+                file.truncate(0)
+                file.write(begin.tobytes())
+        with path.open("r+b") as file:
+            self._held: NDArray[np.int64] = np.frombuffer(mmap.mmap(file.fileno(), begin.nbytes), np.int64)
 
     @property
     def epoch(self) -> int:
@@ -49,6 +48,5 @@ class Progress:
 
     def remove(self) -> None:
         """Takes the file away."""
-        if self._path is not None:
-            with suppress(OSError):
-                self._path.unlink()
+        with suppress(OSError):
+            self._path.unlink()

@@ -41,6 +41,7 @@ class Sender:
         self._leave: Any = None  # the coordinator's answer, where a rate is held
         self._credit = 0  # transitions that may be sent
         self._shard: int | None = None
+        self._home: int | None = None  # the last one that took this writer
         self._actor: Any = None
         self._joined = False
         self._number = secrets.randbits(62)
@@ -119,8 +120,12 @@ class Sender:
             return
         self._send()
         self._listen(wait)
-        if not self._outbox.messages:
+        with self._outbox.changed:
+            flying = any(message.sent is not None for message in self._outbox.messages)
+            idle = not self._outbox.messages
+        if not flying:
             self._be_heard()
+        if idle:
             self._look_around()
 
     def _join(self) -> bool:
@@ -134,8 +139,9 @@ class Sender:
             if not returning:
                 shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
                 self._number = secrets.randbits(62)
+                forgotten = ray.get(coordinator.forgotten.remote(), timeout=config.options.timeout)
                 with self._outbox.changed:
-                    self._outbox.move()
+                    self._outbox.move(lost=self._home in forgotten)
             if shard is None:
                 return self._wait_for(f"no shard has {self._streams} free streams (streams={config.options.streams})")
             if shard not in members:
@@ -150,6 +156,7 @@ class Sender:
         self._shard = shard if outcome == "joined" else None
         if outcome != "joined":
             return self._wait_for(f"shard {shard} is {outcome}")
+        self._home = shard
         with self._outbox.changed:
             new = self._outbox.send_again(received, lost)
         if new:
@@ -236,7 +243,7 @@ class Sender:
             return
 
     def _be_heard(self) -> None:
-        """Says now and then that it is there, while there is nothing to send."""
+        """Says now and then that it is there, while nothing is on its way (as where a rate is held)."""
         now = time.monotonic()
         if now - self._heard < self._quiet:
             return

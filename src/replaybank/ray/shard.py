@@ -11,8 +11,7 @@ import warnings
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import ray
@@ -20,22 +19,21 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.buffer import ReplayBuffer
-from replaybank.files import CheckpointError
 from replaybank.ray import ids
 from replaybank.ray.calls import patient_answer, ready
 from replaybank.ray.config import NAMESPACE, Config
 from replaybank.ray.metrics import ShardMetrics
+from replaybank.ray.moving import Load, Unloaded, unloaded
 from replaybank.ray.progress import Progress
+from replaybank.ray.restoring import beside_ray, loaded
 from replaybank.ray.wire import Packet, Transitions, Wire
 from replaybank.rows import Rows
 from replaybank.samplers.share import Share
-from replaybank.views.transition import Transition
 
 log = logging.getLogger("replaybank.ray")
 
 BEAT = 1.0  # seconds between two reports to the coordinator
 REMEMBERED = 10_000  # writers that have died, should they come back
-MOVED_AT_ONCE = 2**23  # bytes of transitions that leave a shard in one message
 COUNTS = ("moved_in", "sampled", "updated", "stale", "repeated", "refused", "writers_died")
 
 
@@ -45,23 +43,6 @@ class Lease:
 
     streams: NDArray[np.int64]
     heard: float
-
-
-# Transitions on their way to another shard: packets, whose td_error are priorities, and of each whether it goes on with
-# the stream of the one before.
-Load = list[tuple[bool, Packet]]
-
-
-class Unloaded(NamedTuple):
-    """How far a shard has come that hands over what it holds.
-
-    `last`: the first id of the last segment that was begun, and how many of its transitions were handed over. `moved`:
-    how many this time. `more`: whether there are further ones.
-    """
-
-    last: tuple[int, int]
-    moved: int
-    more: bool
 
 
 class Shard:
@@ -89,8 +70,7 @@ class Shard:
         self._received: dict[str, list[int]] = notes.setdefault("received", {})
         self._counts: dict[str, int] = notes.setdefault("counts", dict.fromkeys(COUNTS, 0))
         saved_epoch = notes.get("epoch", -1)
-        progress = None if self._folder is None else self._folder.with_suffix(".progress")
-        self._progress = Progress(progress)
+        self._progress = Progress(beside_ray() if self._folder is None else self._folder.with_suffix(".progress"))
         self.epoch = max(epoch, saved_epoch + 1, self._progress.epoch + 1)
         self._base = ids.base(number, self.epoch)
         # Which ids of each epoch may still be here: those below.
@@ -124,7 +104,7 @@ class Shard:
                 raise ValueError(
                     f"checkpoint: {folder} holds one already; go on with it (resume=True), or choose another path"
                 )
-            buffer = _loaded(folder, config)
+            buffer = loaded(folder, config)
             if buffer is not None:
                 return buffer
         # One stream more than writers can have: for what comes from other shards.
@@ -280,6 +260,11 @@ class Shard:
         return self.share(), batch
 
     @ray.method(concurrency_group="read")
+    def draw_each(self, counts: list[int]) -> list[tuple[Share, Batch | None]]:
+        """`draw` for several batches in one call, to be made with num_returns=len(counts): each is an answer alone."""
+        return [self.draw(n) for n in counts]
+
+    @ray.method(concurrency_group="read")
     def update(self, indices: NDArray[np.int64], td_error: NDArray[np.float64]) -> tuple[int, int]:
         """Sets the priorities of ids of the cluster that this shard gave out: how many were set, and how many stale."""
         _, epochs, own = ids.split(indices)
@@ -308,38 +293,9 @@ class Shard:
 
         Stacks of frames whose older frames have left cannot be handed over, and are counted as lost.
         """
-        buffer, view = self._buffer, Transition()
-        packets: Load = []
-        most = max(1, MOVED_AT_ONCE // self._wire.step_nbytes)
-        moved, last = 0, after
-        for segment in buffer.segments():
-            begin = int(segment.ids[0])
-            if begin < after[0]:
-                continue
-            done = after[1] if begin == after[0] else 0
-            with buffer._lock:
-                usable = view.usable(self._rows, segment.ids)
-            movable = segment.ids if usable is None else segment.ids[usable]
-            if done == 0:
-                self._unmovable += len(segment.ids) - len(movable)
-            while done < len(movable):
-                if moved >= most:
-                    return packets, Unloaded(last, moved, True)
-                part = movable[done : done + most - moved]
-                packets.append((done > 0, self._packed(part, view)))
-                moved, done = moved + len(part), done + len(part)
-                last = begin, done
-            last = begin, max(done, 1)
-        return packets, Unloaded(last, moved, False)
-
-    def _packed(self, part: NDArray[np.int64], view: Transition) -> Packet:
-        schema, sampler = self._config.schema, self._buffer.sampler
-        batch = self._buffer.read(part, view)
-        leaves = schema.values({name: batch[name] for name in schema.fields})
-        arrays = schema.arrays(leaves, len(part))
-        with self._buffer._lock:
-            priorities = sampler.priority_of(part) if hasattr(sampler, "priority_of") else np.full(len(part), np.nan)
-        return self._wire.pack(Transitions(arrays, np.zeros(len(part), np.int64), priorities))
+        load, told, unmovable = unloaded(self._buffer, self._wire, after)
+        self._unmovable += unmovable
+        return load, told
 
     @ray.method(concurrency_group="write")
     def take_in(self, load: Load) -> int:
@@ -379,8 +335,9 @@ class Shard:
     @ray.method(concurrency_group="look")
     def stats(self) -> dict[str, Any]:
         """What `ReplayCluster.stats` tells of a shard, but for what only the coordinator knows."""
-        share, held, counts = self.share(), self._buffer.stats(), self._counts
-        with self._table:
+        share, counts = self.share(), self._counts
+        with self._table:  # so that no packet comes in between
+            held, taken = self._buffer.stats(), self._progress.total
             writers, streams = len(self._leases), self._config.options.streams - len(self._free)
         return {
             "shard": self.number,
@@ -391,10 +348,10 @@ class Shard:
             "size": held["size"],
             "capacity": held["capacity"],
             "mass": share.mass,
-            "taken": self._progress.total,
-            "inserted": self._progress.total - counts["moved_in"],
+            "taken": taken,
+            "inserted": taken - counts["moved_in"],
             "overwritten": held["overwritten"],
-            "lost": self._progress.total - held["added"] + self._unmovable,
+            "lost": taken - held["added"] + self._unmovable,
             "writers": writers,
             "streams": streams,
             "nbytes": held["nbytes"],
@@ -455,30 +412,3 @@ def _append(rows: Rows, found: Transitions, owners: NDArray[np.int64]) -> None:
     if rows.append(found.arrays, n, owners) < 0:  # what came over the wire may lie anywhere
         taken = rows.append(tuple(np.array(array) for array in found.arrays), n, owners)
         assert taken >= 0, "arrays of the schema's dtypes and shapes are what the kernel takes"
-
-
-def _loaded(folder: Path, config: Config) -> ReplayBuffer | None:
-    """The buffer of a checkpoint, or what is whole of it; None where nothing is, and the folder is put aside."""
-    given = {"sampler": config.sampler, "view": config.view}
-    try:
-        buffer = ReplayBuffer.load(folder, **given)  # type: ignore[arg-type]
-    except FileNotFoundError:
-        return None
-    except CheckpointError as error:
-        log.warning("%s is damaged: %s", folder, error)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is lost is counted, and reported with the rest
-                buffer = ReplayBuffer.load(folder, salvage=True, **given)  # type: ignore[arg-type]
-        except CheckpointError:
-            aside = folder.with_name(f"{folder.name}.damaged-{int(time.time())}")
-            folder.rename(aside)
-            log.warning("nothing of it could be read: it is kept as %s", aside)
-            return None
-    found = buffer.capacity, buffer.schema, buffer.streams
-    if found != (config.capacity, config.schema, config.options.streams + 1):
-        raise ValueError(
-            f"checkpoint: {folder} is of a shard with capacity {found[0]}, {found[2] - 1} streams and {found[1]}; this "
-            f"cluster has capacity {config.capacity} a shard, {config.options.streams} streams and {config.schema}"
-        )
-    return buffer

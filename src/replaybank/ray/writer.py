@@ -21,6 +21,7 @@ from replaybank.rows import MAX_CAPACITY
 from replaybank.schema import Schema
 
 Full = Literal["block", "drop_oldest"]
+USUAL_ERROR = 1e6  # no sampler refuses a smaller TD error, whatever its alpha up to 48
 
 
 class Writer:
@@ -161,6 +162,8 @@ class Writer:
 
     def _errors_of(self, td_error: Any, shape: tuple[int, ...] | None = None) -> NDArray[np.float64]:
         """TD errors [n], one a stream if no shape is told; NaN where none is known."""
+        if type(td_error) is float and self._streams == 1 and -USUAL_ERROR < td_error < USUAL_ERROR:
+            return np.array([td_error])  # as loops give them: half of what `add` takes else
         errors = as_numeric("td_error", td_error)
         if shape is None:
             shape = errors.shape if self._streams == 1 and errors.shape in ((), (1,)) else (self._streams,)
