@@ -292,7 +292,8 @@ def of_calls(seconds: float) -> dict[str, Any]:
         look = [told_of(one, asked)]
         # Shards that never start, as nothing has so many cores, have handles all the same.
         more = [ShardActor.options(num_cpus=10_000).remote(None, number) for number in range(1, MEMBERS)]
-        ray.get([one.coordinator.enroll.remote(i, actor) for i, actor in enumerate(more, 1)], timeout=PATIENCE)
+        known = [one.coordinator.enroll.remote(i, actor, stats) for i, actor in enumerate(more, 1)]
+        ray.get(known, timeout=PATIENCE)
         look.append(told_of(one, asked))
         version, _ = ray.get(one.coordinator.members.remote(), timeout=PATIENCE)
         poll = asked("members", version)

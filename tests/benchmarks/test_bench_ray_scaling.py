@@ -76,7 +76,7 @@ def test_what_the_reader_draws_is_what_writers_have_added(name: str, scale: Scal
             assert weights.max() <= 1.000001
             assert weights.min() > 0
             assert len(set(weights.round(6))) > 1, "priorities do not tell"
-        done = contestant.work("in", "batches", 0.05, 0.05)
+        done = contestant.work("in", "batches", 0.3, 0.3)
         assert all(report["count"] > 0 for report in done.read)
         assert sum(report["count"] for report in done.written) > 0
     finally:
