@@ -47,9 +47,9 @@ def identical(one, other):
     return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
 
 
-@given(st.sampled_from(SPECS), st.integers(1, 40), st.integers(1, 4), st.integers(0, 1000), st.floats(0, 1))
-def test_what_is_packed_is_unpacked_byte_for_byte(spec, n, streams, seed, onward):
-    wire, given_ = made(spec, n, streams, seed, onward)
+@given(st.sampled_from(SPECS), st.integers(1, 40), st.integers(1, 4), st.integers(0, 1000), st.integers(0, 10))
+def test_what_is_packed_is_unpacked_byte_for_byte(spec, n, streams, seed, tenths):
+    wire, given_ = made(spec, n, streams, seed, tenths / 10)
     assert identical(wire.unpack(wire.pack(given_), streams), given_)
 
 
