@@ -29,13 +29,26 @@ def effort() -> int:
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Ray on this machine, for all tests of a worker that need one: its start takes seconds."""
+def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Ray leaves its files; ends the Ray that is left when all tests are done."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray leaves files there
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ray_session(ray_home: None) -> None:
+    """One Ray on this machine for all tests of a worker that need one: its start takes seconds.
+
+    Started again where a test has ended it: commands and examples do that in their own process.
+    """
+    import ray
+
+    if not ray.is_initialized():
         ray.init(
             num_cpus=4,
             object_store_memory=200_000_000,
@@ -43,5 +56,3 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        yield
-        ray.shutdown()
