@@ -524,6 +524,17 @@ def test_a_shard_is_drained_without_losing_what_it_holds(tmp_path):
         assert not (tmp_path / "shard-0001").exists()
 
 
+def test_what_is_drained_pushes_nothing_out():
+    """100 transitions go to two shards that have room for 60 each."""
+    with made(shards=3, capacity=300) as cluster:
+        writers = [cluster.writer() for _ in range(3)]
+        for writer, n in zip(writers, (100, 40, 40), strict=True):
+            writer.extend(*batched(range(n)))
+            writer.flush()
+        assert cluster.drain(0) == 100
+        assert cluster.reader().size() == 180
+
+
 def test_a_shard_is_drained_only_where_there_is_room():
     with made(shards=2, capacity=200) as cluster:
         writers = [cluster.writer() for _ in range(2)]

@@ -245,7 +245,7 @@ class ReplayCluster:
 
         They are counted as lost. Its writers go elsewhere with what was not acknowledged. Its checkpoint stays.
         """
-        actor, _ = self._members_with(shard)[shard]
+        actor, _ = self._directory.members_with(shard)[shard]
         directory, patience = self._directory, self._directory.config.options.shard_timeout
         directory.ask(lambda: directory.coordinator.give_up.remote(shard), "forget")
         drained, _ = answers({shard: actor.drain.remote()}, patience)  # if it lives, it takes nothing any more
@@ -254,13 +254,6 @@ class ReplayCluster:
         lost: int = self._ask(directory.coordinator.forget.remote(shard, told.get(shard)), "forget")
         directory.look()
         return lost
-
-    def _members_with(self, shard: int) -> dict[int, tuple[Any, str]]:
-        self._directory.look()
-        members = self._directory.members()
-        if shard not in members:
-            raise ValueError(f"shard: expected one of {', '.join(map(str, sorted(members)))}, given {shard!r}")
-        return members
 
     def close(self) -> None:
         """Ends all of it: transitions that no checkpoint has are gone. Saves once more where there is a checkpoint."""

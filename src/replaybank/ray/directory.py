@@ -45,6 +45,13 @@ class Directory:
         call = partial(self.coordinator.members.remote, self._version)
         self._learn(*self.ask(call, "which shards there are", seconds))
 
+    def members_with(self, shard: int) -> dict[int, tuple[Any, str]]:
+        """Who is there now; raises ValueError where that shard is not."""
+        self.look()
+        if shard not in self._members:
+            raise ValueError(f"shard: expected one of {', '.join(map(str, sorted(self._members)))}, given {shard!r}")
+        return self._members
+
     def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
         """What the coordinator says; raises TimeoutError where it does not."""
         seconds = self.config.options.timeout if seconds is None else seconds

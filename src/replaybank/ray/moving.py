@@ -30,14 +30,14 @@ class Unloaded(NamedTuple):
     more: bool
 
 
-def unloaded(buffer: ReplayBuffer, wire: Wire, after: tuple[int, int]) -> tuple[Load, Unloaded, int]:
+def unloaded(buffer: ReplayBuffer, wire: Wire, after: tuple[int, int], most: int) -> tuple[Load, Unloaded, int]:
     """Some of a buffer's transitions, segment by segment, from where `Unloaded.last` was on, and how many cannot go.
 
-    Those are stacks of frames whose older frames have left. Nobody adds to the buffer meanwhile.
+    At most `most`, and MOVED_AT_ONCE bytes. Those that cannot go are stacks of frames whose older frames have left. Nobody adds to the buffer meanwhile.
     """
     view = Transition()
     packets: Load = []
-    most = max(1, MOVED_AT_ONCE // wire.step_nbytes)
+    most = min(most, max(1, MOVED_AT_ONCE // wire.step_nbytes))
     moved, unmovable, last = 0, 0, after
     for segment in buffer.segments():
         begin = int(segment.ids[0])

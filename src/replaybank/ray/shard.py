@@ -288,12 +288,12 @@ class Shard:
         return len(self._buffer)
 
     @ray.method(concurrency_group="read", num_returns=2)
-    def unload(self, after: tuple[int, int]) -> tuple[Load, Unloaded]:
-        """Some of its transitions, segment by segment, from where `Unloaded.last` was on.
+    def unload(self, after: tuple[int, int], most: int) -> tuple[Load, Unloaded]:
+        """Up to so many of its transitions, segment by segment, from where `Unloaded.last` was on.
 
         Stacks of frames whose older frames have left cannot be handed over, and are counted as lost.
         """
-        load, told, unmovable = unloaded(self._buffer, self._wire, after)
+        load, told, unmovable = unloaded(self._buffer, self._wire, after, most)
         self._unmovable += unmovable
         return load, told
 
