@@ -33,7 +33,8 @@ class Unloaded(NamedTuple):
 def unloaded(buffer: ReplayBuffer, wire: Wire, after: tuple[int, int], most: int) -> tuple[Load, Unloaded, int]:
     """Some of a buffer's transitions, segment by segment, from where `Unloaded.last` was on, and how many cannot go.
 
-    At most `most`, and MOVED_AT_ONCE bytes. Those that cannot go are stacks of frames whose older frames have left. Nobody adds to the buffer meanwhile.
+    At most `most`, and MOVED_AT_ONCE bytes. Those that cannot go are stacks of frames whose older frames have left.
+    Nobody adds to the buffer meanwhile.
     """
     view = Transition()
     packets: Load = []
