@@ -56,7 +56,7 @@ def packed(n, **changed):
 def whole(shard):
     """All that a shard is, as far as one can see from outside; not what it counts as refused."""
     stats = ray.get(shard.stats.remote())
-    load, _ = ray.get(list(shard.unload.remote((-1, 0))))
+    load, _ = ray.get(list(shard.unload.remote((-1, 0), 1000)))
     packets = [(goes_on, packet.n, packet.raw.tobytes()) for goes_on, packet in load]
     return {name: value for name, value in stats.items() if name != "refused"}, packets
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,21 +22,6 @@ def answer(ref: Any, seconds: float, what: str) -> Any:
         raise TimeoutError(f"{what}: no answer within {seconds:.3g} s") from None
     except RayActorError as error:
         raise TimeoutError(f"{what}: {reason(error)}") from None
-
-
-def patient_answer(call: Any, seconds: float, what: str) -> Any:
-    """What `call()`, a call of an actor that may be made again, gives, if need be of the actor that Ray restarts."""
-    deadline = time.monotonic() + seconds
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            return ray.get(call(), timeout=max(left, 0.0))
-        except GetTimeoutError:
-            raise TimeoutError(f"{what}: no answer within {seconds:.3g} s") from None
-        except RayActorError as error:
-            if left < 0.1:
-                raise TimeoutError(f"{what}: {reason(error)}") from None
-            time.sleep(0.1)
 
 
 def answers(refs: Mapping[Key, Any], seconds: float) -> tuple[dict[Key, Any], dict[Key, str]]:

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from replaybank.arguments import whole_number
 from replaybank.parts import as_part
-from replaybank.ray.calls import GONE, answer, answers, patient_answer, reason
+from replaybank.ray.calls import GONE, answer, answers, reason
 from replaybank.ray.config import NAMESPACE, USUAL_INSERT, USUAL_SAMPLE, Checkpoint, ClusterOptions, Config, shard_name
 from replaybank.ray.coordinator import CoordinatorActor
 from replaybank.ray.directory import Directory
@@ -23,6 +23,7 @@ from replaybank.ray.ids import MOST_SHARDS
 from replaybank.ray.joint import divisible
 from replaybank.ray.limiter import RateLimit
 from replaybank.ray.reader import Reader
+from replaybank.ray.session import Session
 from replaybank.ray.shard import ShardActor
 from replaybank.ray.writer import Full, Writer
 from replaybank.rows import MAX_CAPACITY
@@ -260,7 +261,7 @@ class ReplayCluster:
         directory = self._directory
         members: dict[int, tuple[Any, str]] = {}
         try:
-            _, members = patient_answer(directory.coordinator.members.remote, 5.0, "close")
+            _, members = directory.session.ask(directory.coordinator.members.remote, 5.0, "close")
             if directory.config.checkpoint is not None and members:
                 self.save()
         except (*GONE, TimeoutError):
@@ -295,7 +296,7 @@ def attach(name: str) -> ReplayCluster:
         ]
         known = sorted({one.partition("/shard-")[0] for one in there})
         raise ValueError(f"name: expected one of {', '.join(known) or 'none that there is'}, given {name!r}") from None
-    return ReplayCluster._of(coordinator, patient_answer(coordinator.config.remote, 10.0, f"attach: {name!r}"))
+    return ReplayCluster._of(coordinator, Session().ask(coordinator.config.remote, 10.0, f"attach: {name!r}"))
 
 
 def _require_fit(checkpoint: Checkpoint, shards: int) -> None:

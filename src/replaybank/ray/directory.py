@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import ray
-
-from replaybank.ray.calls import GONE, patient_answer, ready
+from replaybank.ray.calls import GONE
 from replaybank.ray.config import Config
+from replaybank.ray.session import Session
 
 LOOK_EVERY = 1.0  # seconds between two looks at who is there
 
@@ -22,22 +22,23 @@ class Directory:
     def __init__(self, coordinator: Any, config: Config) -> None:
         self.coordinator = coordinator
         self.config = config
+        self.session = Session()
         self._members: dict[int, tuple[Any, str]] = {}
         self._version = -1
-        self._asked: Any = None
+        self._asked: Future[Any] | None = None
         self._next = 0.0
 
     def members(self) -> dict[int, tuple[Any, str]]:
         """Who is there, as far as is known now. Waits only for the first answer."""
         if not self._members:
             self.look()
-        if self._asked is not None and ready(self._asked):
+        if self._asked is not None and self._asked.done():
             with suppress(*GONE):  # while the coordinator is away, what is known stays
-                self._learn(*ray.get(self._asked, timeout=1.0))
+                self._learn(*self._asked.result())
             self._asked = None
         if self._asked is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK_EVERY
-            self._asked = self.coordinator.members.remote(self._version)
+            self._asked = self.session.call(self.coordinator.members.remote, self._version)
         return self._members
 
     def look(self, seconds: float | None = None) -> None:
@@ -55,7 +56,7 @@ class Directory:
     def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
         """What the coordinator says; raises TimeoutError where it does not."""
         seconds = self.config.options.timeout if seconds is None else seconds
-        return patient_answer(call, seconds, f"{what}: the coordinator of {self.config.name!r}")
+        return self.session.ask(call, seconds, f"{what}: the coordinator of {self.config.name!r}")
 
     def _learn(self, version: int, members: dict[int, tuple[Any, str]] | None) -> None:
         if members:

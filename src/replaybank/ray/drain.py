@@ -7,7 +7,7 @@ from functools import partial
 
 import ray
 
-from replaybank.ray.calls import answer, patient_answer
+from replaybank.ray.calls import answer
 from replaybank.ray.directory import Directory
 from replaybank.samplers.share import Share
 
@@ -36,7 +36,7 @@ def drained(directory: Directory, shard: int, timeout: float | None) -> int:
             "add a shard first"
         )
     directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "drain")
-    patient_answer(source.drain.remote, deadline - time.monotonic(), f"drain: shard {shard}")
+    directory.session.ask(source.drain.remote, deadline - time.monotonic(), f"drain: shard {shard}")
     moved = 0
     more = True
     while more:

@@ -7,14 +7,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
-import ray
-
-from replaybank.ray.calls import GONE, ready, reason
+from replaybank.ray.calls import GONE, reason
 from replaybank.ray.directory import Directory
 from replaybank.ray.metrics import WriterMetrics
 from replaybank.ray.outbox import Message, Outbox
+from replaybank.ray.session import LOOK, RayEnded
 
 log = logging.getLogger("replaybank.ray")
 
@@ -34,11 +34,12 @@ class Sender:
         self, directory: Directory, outbox: Outbox, streams: int, in_flight: int, cut: Callable[[], float]
     ) -> None:
         self._directory, self._outbox, self._cut = directory, outbox, cut
+        self._session = directory.session
         self._streams, self._in_flight = streams, in_flight
         # It is silent for a fourth of the time after which it would be dead.
         self._quiet = directory.config.options.writer_timeout / 4
         self._why = "nothing was sent yet"
-        self._leave: Any = None  # the coordinator's answer, where a rate is held
+        self._leave: Future[Any] | None = None  # the coordinator's answer, where a rate is held
         self._credit = 0  # transitions that may be sent
         self._shard: int | None = None
         self._home: int | None = None  # the last one that took this writer
@@ -79,8 +80,7 @@ class Sender:
         if head is None or head.granted or self._directory.config.limit is None or not self._joined:
             return self._why
         try:
-            call = self._directory.coordinator.why.remote("insert", head.packet.n)
-            return str(ray.get(call, timeout=1.0))
+            return str(self._answer(self._directory.coordinator.why, "insert", head.packet.n, seconds=1.0))
         except GONE as error:
             return f"the coordinator does not answer: {reason(error)}"
 
@@ -94,25 +94,36 @@ class Sender:
                 metrics.report(self._told())
             metrics.report(self._told(), at_once=True)
             if self._joined:
-                self._actor.leave.remote(self._number)
+                self._session.call(self._actor.leave.remote, self._number)
             if self._credit:
-                self._directory.coordinator.give_back.remote("insert", self._credit)
+                self._session.call(self._directory.coordinator.give_back.remote, "insert", self._credit)
         except BaseException as error:
             with self._outbox.changed:
                 if not self._closing:
                     self.failure = error
-                    log.exception("a writer has failed")
+                    if not isinstance(error, RayEnded):
+                        log.exception("a writer has failed")
+                    elif self._outbox.waiting:
+                        log.warning(
+                            "Ray was shut down before a shard acknowledged %d transitions", self._outbox.waiting
+                        )
                 self._outbox.changed.notify_all()
 
     def _told(self) -> dict[str, int]:
         with self._outbox.changed:
             return self._outbox.told(0)._asdict()
 
+    def _answer(self, method: Any, *args: Any, seconds: float | None = None) -> Any:
+        seconds = self._directory.config.options.shard_timeout if seconds is None else seconds
+        return self._session.get(self._session.call(method.remote, *args), seconds)
+
     def _step(self) -> None:
+        if self._session.ended():
+            raise RayEnded("Ray was shut down")
         with self._outbox.changed:
             wait = self._cut()
             if not self._outbox.messages and not self._closing:
-                self._outbox.changed.wait(min(wait, self._quiet))
+                self._outbox.changed.wait(min(wait, self._quiet, LOOK))
         if not self._joined and (self._outbox.messages or self._shard is not None) and not self._join():
             time.sleep(AGAIN)
             return
@@ -137,9 +148,9 @@ class Sender:
             members = self._directory.members()
             returning = shard in members
             if not returning:
-                shard = ray.get(coordinator.place.remote(self._streams), timeout=config.options.timeout)
+                shard = self._answer(coordinator.place, self._streams, seconds=config.options.timeout)
                 self._number = secrets.randbits(62)
-                forgotten = ray.get(coordinator.forgotten.remote(), timeout=config.options.timeout)
+                forgotten = self._answer(coordinator.forgotten, seconds=config.options.timeout)
                 with self._outbox.changed:
                     self._outbox.move(lost=self._home in forgotten)
             if shard is None:
@@ -147,10 +158,8 @@ class Sender:
             if shard not in members:
                 return self._wait_for(f"shard {shard} is not known yet")
             self._actor = members[shard][0]
-            call = self._actor.join.remote(
-                self._number, self._streams, self._outbox.received, self._outbox.acknowledged_here
-            )
-            outcome, received, lost = ray.get(call, timeout=config.options.shard_timeout)
+            had = self._outbox.received, self._outbox.acknowledged_here
+            outcome, received, lost = self._answer(self._actor.join, self._number, self._streams, *had)
         except (*GONE, TimeoutError) as error:
             return self._wait_for(f"shard {shard} does not answer: {reason(error)}")
         self._shard = shard if outcome == "joined" else None
@@ -181,9 +190,8 @@ class Sender:
                     if not self._may_send(message):
                         break
                     n, tails, raw = message.packet
-                    message.sent = self._actor.insert.remote(
-                        self._number, after, message.first, message.ends, n, tails, raw
-                    )
+                    what = self._number, after, message.first, message.ends, n, tails, raw
+                    message.sent = self._session.call(self._actor.insert.remote, *what)
                     self._heard = time.monotonic()
                 after = message.end
 
@@ -191,9 +199,9 @@ class Sender:
         """Whether a packet may go, as far as a rate is held: leave is asked for all that wait, where there is some."""
         if self._directory.config.limit is None or message.granted:
             return True
-        if self._leave is not None and ready(self._leave):
+        if self._leave is not None and self._leave.done():
             try:
-                granted = ray.get(self._leave, timeout=0)
+                granted = self._leave.result()
             except GONE as error:
                 granted = f"the coordinator does not answer: {reason(error)}"
             self._leave = None
@@ -209,24 +217,24 @@ class Sender:
         if self._leave is None:
             wanted = sum(message.packet.n for message in self._outbox.messages if not message.granted)
             seconds = self._directory.config.options.timeout
-            grant = self._directory.coordinator.grant
-            self._leave = grant.remote("insert", n - self._credit, wanted - self._credit, seconds)
+            grant = self._directory.coordinator.grant.remote
+            self._leave = self._session.call(grant, "insert", n - self._credit, wanted - self._credit, seconds)
         return False
 
     def _listen(self, wait: float) -> None:
         """Looks for a moment for answers, and does what they say."""
         with self._outbox.changed:
             flying = [message for message in self._outbox.messages if message.sent is not None]
-        refs = [message.sent for message in flying] + ([] if self._leave is None else [self._leave])
-        if refs:
-            ray.wait(refs, num_returns=1, timeout=MOMENT if flying else min(self._quiet, wait))
+        awaited = [message.sent for message in flying[:1]] + ([] if self._leave is None else [self._leave])
+        if awaited:
+            self._session.wait(awaited, MOMENT if flying else min(self._quiet, wait))
         for message in flying:
-            if not ready(message.sent):
+            if not message.sent.done():
                 if time.monotonic() - self._heard > self._directory.config.options.shard_timeout:
                     self._wait_for(f"shard {self._shard} has not answered for {time.monotonic() - self._heard:.1f} s")
                 return
             try:
-                outcome, received = ray.get(message.sent, timeout=1.0)
+                outcome, received = message.sent.result()
             except GONE as error:
                 self._joined = False
                 self._wait_for(f"shard {self._shard} does not answer: {reason(error)}")
@@ -248,9 +256,8 @@ class Sender:
         if now - self._heard < self._quiet:
             return
         self._heard = now
-        call = self._actor.insert.remote(self._number, 0, 0, [], 0, 0, None)
         try:
-            outcome, _ = ray.get(call, timeout=self._directory.config.options.shard_timeout)
+            outcome, _ = self._answer(self._actor.insert, self._number, 0, 0, [], 0, 0, None)
         except GONE:
             outcome = "join"
         if outcome == "draining":
@@ -264,11 +271,10 @@ class Sender:
         if now - self._looked < LOOK_EVERY or not self._joined:
             return
         self._looked = now
-        call = self._directory.coordinator.place.remote(self._streams, self._shard)
         try:
-            place = ray.get(call, timeout=self._directory.config.options.shard_timeout)
+            place = self._answer(self._directory.coordinator.place, self._streams, self._shard)
         except GONE:
             return
         if place not in (None, self._shard):
-            self._actor.leave.remote(self._number)
+            self._session.call(self._actor.leave.remote, self._number)
             self._joined, self._shard = False, None

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from replaybank.batch import Batch
 from replaybank.buffer import ReplayBuffer
 from replaybank.ray import ids
-from replaybank.ray.calls import patient_answer, ready
+from replaybank.ray.calls import ready
 from replaybank.ray.config import NAMESPACE, Config
 from replaybank.ray.metrics import ShardMetrics
 from replaybank.ray.moving import Load, Unloaded, unloaded
 from replaybank.ray.progress import Progress
 from replaybank.ray.restoring import beside_ray, loaded
+from replaybank.ray.session import Session
 from replaybank.ray.wire import Packet, Transitions, Wire
 from replaybank.rows import Rows
 from replaybank.samplers.share import Share
@@ -60,7 +61,7 @@ class Shard:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's own call warns of another of its own
             again = context.was_current_actor_reconstructed
-        epoch, known, self._draining = patient_answer(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
+        epoch, known, self._draining = Session().ask(lambda: coordinator.begin.remote(number), 1e6, "the coordinator")
         checkpoint = config.checkpoint
         self._folder = None if checkpoint is None else checkpoint.folder(number)
         self._buffer = self._restored(again)

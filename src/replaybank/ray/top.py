@@ -21,8 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replaybank.ray.calls import patient_answer
 from replaybank.ray.config import NAMESPACE
+from replaybank.ray.session import Session
 from replaybank.study import SettingError
 
 Stats = Mapping[str, Any]
@@ -120,7 +120,7 @@ def _stats_of(name: str) -> Stats:
         coordinator = ray.get_actor(name, namespace=NAMESPACE)
     except ValueError:
         raise TimeoutError(f"cluster {name!r} is gone") from None
-    found: Stats = patient_answer(coordinator.stats.remote, PATIENCE, f"cluster {name!r}")
+    found: Stats = Session().ask(coordinator.stats.remote, PATIENCE, f"cluster {name!r}")
     return found
 
 

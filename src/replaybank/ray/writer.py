@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import time
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from replaybank.ray.staging import Errors, Staging
 from replaybank.ray.wire import MOST_TRANSITIONS, Arrays
 from replaybank.rows import MAX_CAPACITY
 from replaybank.schema import Schema
+
+log = logging.getLogger("replaybank.ray")
 
 Full = Literal["block", "drop_oldest"]
 USUAL_ERROR = 1e6  # no sampler refuses a smaller TD error, whatever its alpha up to 48
@@ -196,6 +200,7 @@ class Writer:
         """Something was staged."""
         if not self._started:
             self._started = True
+            atexit.register(self._say_what_is_left)
             self._sender.start()
         if self._staging.full:
             self._cut()
@@ -291,7 +296,14 @@ class Writer:
                 self._outbox.give_up(self._staging.clear())
                 self._sender.close()
         self._sender.join(1.0)
+        atexit.unregister(self._say_what_is_left)
         return self.stats()
+
+    def _say_what_is_left(self) -> None:
+        """For the end of a process that has not closed it."""
+        pending = self.stats().pending
+        if pending:
+            log.warning("a writer was not closed: no shard has acknowledged %d of its transitions", pending)
 
     @property
     def streams(self) -> int:
