@@ -51,7 +51,8 @@ def module(name: str) -> tuple[ast.Module, dict[str, ast.stmt]]:
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     tree = ast.parse(file.read_text())
     found: dict[str, ast.stmt] = {}
-    for statement in tree.body:
+    guarded = [part for statement in tree.body if isinstance(statement, ast.If) for part in statement.body]
+    for statement in (*guarded, *tree.body):  # guarded: what a checker imports at once, and others on first use
         if isinstance(statement, ast.ClassDef | ast.FunctionDef):
             found[statement.name] = statement
         elif isinstance(statement, ast.ImportFrom):
