@@ -1,0 +1,1 @@
+"""What the site takes from the rest of the repository (mkdocs hooks)."""
