@@ -7,6 +7,7 @@ from adapters.flashbax import Flashbax, FlashbaxCompiled
 from adapters.floor import FloorContender, FloorWalk
 from adapters.records import Records
 from adapters.replaybank import Replaybank
+from adapters.rllib import RLlib
 from adapters.sb3 import StableBaselines3
 from adapters.textbook import Textbook
 from adapters.tianshou import Tianshou
@@ -19,6 +20,7 @@ CONTENDERS: tuple[type[Contender], ...] = (
     StableBaselines3,
     Tianshou,
     TorchRL,
+    RLlib,
     Flashbax,
     FlashbaxCompiled,
     Textbook,
