@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters.cpprb import Cpprb
+from adapters.dopamine import Dopamine
 from adapters.flashbax import Flashbax, FlashbaxCompiled
 from adapters.floor import FloorContender, FloorWalk
 from adapters.records import Records
@@ -21,6 +22,7 @@ CONTENDERS: tuple[type[Contender], ...] = (
     Tianshou,
     TorchRL,
     RLlib,
+    Dopamine,
     Flashbax,
     FlashbaxCompiled,
     Textbook,
