@@ -8,6 +8,7 @@ from adapters.flashbax import Flashbax, FlashbaxCompiled
 from adapters.floor import FloorContender, FloorWalk
 from adapters.records import Records
 from adapters.replaybank import Replaybank
+from adapters.reverb import Reverb
 from adapters.rllib import RLlib
 from adapters.sb3 import StableBaselines3
 from adapters.textbook import Textbook
@@ -23,6 +24,7 @@ CONTENDERS: tuple[type[Contender], ...] = (
     TorchRL,
     RLlib,
     Dopamine,
+    Reverb,
     Flashbax,
     FlashbaxCompiled,
     Textbook,
