@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import weakref
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapters.flashbax import Flashbax
 from adapters.replaybank import Replaybank
+from adapters.reverb import interpreter
 from adapters.tianshou import NAMES
 from adapters.torchrl import TorchRL
 from contender import Contender, LeftOutError, Role, Setup
@@ -24,8 +24,6 @@ from timing import Trial
 from transitions import Transitions
 
 LENGTH = 80
-#: Names the interpreter that has Reverb.
-INTERPRETER = "REVERB_PYTHON"
 OBS = 64
 
 
@@ -237,11 +235,7 @@ class Reverb(SequenceContender):
     @classmethod
     def check(cls, setup: Setup) -> None:
         super().check(setup)
-        if INTERPRETER not in os.environ:
-            raise LeftOutError(
-                "needs TensorFlow 2.15 and NumPy 1, so an interpreter of its own: "
-                f"set {INTERPRETER} to one that has dm-reverb"
-            )
+        interpreter()
 
     def build(self) -> None:
         self.sample = self._sample
@@ -252,7 +246,7 @@ class Reverb(SequenceContender):
             np.savez(path, **data.columns())
             worker = Path(__file__).resolve().parents[1] / "reverb_worker.py"
             self._process = subprocess.Popen(
-                [os.environ[INTERPRETER], str(worker), str(path), str(LENGTH)],
+                [interpreter(), str(worker), str(path), str(LENGTH)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
