@@ -1,25 +1,20 @@
-"""Threads: one adds transitions, one samples batches of 256, at once; and 1, 2 or 4 of them at the one or the other.
+"""Threads on one buffer: one adds transitions, one samples batches of 256, at once; and 1, 2 or 4 at one of the two.
 
-    python [-X gil=0] benchmarks/threads.py [--quick] [--transitions N] [--repeats N] [--out FILE]
-
-Each as fast as it can, a transition at a time. All libraries in turn in one run; those that are not made for threads
-behind a lock. Prints a report and keeps it as JSON: threads.json, of a free-threaded Python threads_free.json. There,
-one extension that is not made for it takes the lock back for all; `-X gil=0` forbids that.
+Each goes as fast as it can, a transition at a time. Libraries that are not made for threads are behind a lock.
+On a free-threaded Python: `PYTHON_GIL=0 python -m benchmarks --full --only threads --out FILE`.
+Without PYTHON_GIL=0, the first extension that is not made for it takes the global lock back for all.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 import sysconfig
 import threading
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,12 +27,11 @@ from adapters.replaybank import Replaybank
 from adapters.sb3 import StableBaselines3
 from adapters.torchrl import TorchRL
 from contender import Contender, Setup
-from peers import LeftOut, Settings, build
+from measuring import LeftOut, Part, Settings, build
 from report import table
 from transitions import FIELDS, OBS_SIZE, Transitions, in_turn, trajectories
 
-FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-RESULTS = Path(__file__).with_name("threads_free.json" if FREE_THREADED else "threads.json")
+COUNT, QUICK = 100_000, 5_000  # transitions in every buffer
 SIZE = 256
 STEPS = 4_096  # that are added in turn
 AT_A_TIME = 16  # calls between two looks at the clock's flag
@@ -243,13 +237,24 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def bars(row: contest.Document) -> list[dict[str, Any]]:
-    """Ours over each of AHEAD_OF, for adds and for batches: met where both are above 1."""
+    """Ours over each of AHEAD_OF, for adds and for batches: both are to be ahead."""
     medians = {result["name"]: (result["adds"]["median"], result["batches"]["median"]) for result in row["results"]}
-    ours = medians[Replaybank.name]
     judged = []
     for name in AHEAD_OF:
-        ratios = [mine / theirs for mine, theirs in zip(ours, medians[name], strict=True)] if name in medians else None
-        judged.append({"against": name, "measured": ratios, "met": ratios and min(ratios) > 1})
+        for place, what in enumerate(("transitions in", "batches out")):
+            there = Replaybank.name in medians and name in medians
+            ratio = medians[Replaybank.name][place] / medians[name][place] if there else None
+            judged.append(
+                {
+                    "row": f"threads-{row['key']}",
+                    "text": f"more {what} than {name}",
+                    "limit": 1,
+                    "at_most": False,
+                    "against": name,
+                    "measured": ratio,
+                    "met": None if ratio is None else ratio > 1,
+                }
+            )
     return judged
 
 
@@ -274,59 +279,38 @@ def run(count: int, settings: Settings) -> dict[str, Any]:
 
 
 def interpreter() -> str:
-    """What holds its threads together, now that all extensions are loaded."""
-    if not FREE_THREADED:
+    """What its threads share, now that every extension is loaded."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return "with a global lock"
-    return "free-threaded, its lock taken back by an extension" if sys._is_gil_enabled() else "free-threaded"
+    return "free-threaded, with a global lock again" if sys._is_gil_enabled() else "free-threaded"
 
 
-def markdown(run: contest.Document) -> str:
-    parts = [contest.heading("Threads on one buffer", run)]
+def section(run: contest.Document) -> str:
+    parts = []
     for row in run["rows"]:
         lines = [
             (result["name"], f"{result['adds']['median']:,.0f}", f"{result['batches']['median']:,.0f}")
             for result in row["results"]
         ]
-        parts += [f"## {row['key']}", table(("a second, at once", "transitions in", f"batches of {SIZE} out"), lines)]
+        header = (f"{row['key']}, a second, at once", "transitions in", f"batches of {run['settings']['batch']} out")
+        parts.append(table(header, lines))
     for team in run["teams"]:
         lines = [
             (result["name"], *(f"{rate['median']:,.0f}" for rate in result["threads"].values()))
             for result in team["results"]
         ]
-        header = (f"{team['work']}, a second", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
-        parts += [f"## {team['key']}, {team['work']}", table(header, lines)]
-    words = {True: "met", False: "NOT met", None: "not measured"}
-    lines = [
-        (bar["against"], *(f"{ratio:.2f}×" for ratio in bar["measured"] or ()), words[bar["met"]])
-        for bar in run["bars"]
-        if bar["measured"]
-    ]
+        header = (f"{team['key']}, {team['work']} a second", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
+        parts.append(table(header, lines))
     settings = run["settings"]
-    parts += [
-        "## Bars\n\n" + table(("ahead of, on both at once", "transitions", "batches", ""), lines),
-        contest.absent(run["left_out"]),
-        f"""## How
-
-{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of {settings["repeats"]} repeats of
-{settings["seconds"] * 1e3:g} ms, in turn. All threads share one buffer and one interpreter ({run["interpreter"]}). A
-batch counts until the arrays of a loss are in hand.""",
-    ]
+    parts.append(f"""{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of
+{settings["repeats"]} repeats of {settings["seconds"] * 1e3:g} ms, in turn. All threads share one buffer and one
+interpreter ({run["interpreter"]}); where several do the same, the rate is that of all together. A batch counts until
+the arrays of a loss are in hand.""")
     return "\n\n".join(parts)
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    options = contest.timed_arguments(__doc__.splitlines()[0], RESULTS, 5_000, 100_000, given)
-    options.seconds = 0.1 if options.quick else 0.5
-    return options
+def measured(quick: bool) -> dict[str, Any]:
+    return run(QUICK if quick else COUNT, Settings(Settings.of(quick).repeats, 0.1 if quick else 0.25))
 
 
-def main() -> None:
-    options = arguments()
-    machine.use_one_thread()
-    warnings.simplefilter("ignore")  # the peers' own
-    measured = run(options.transitions, Settings(options.repeats, options.seconds))
-    contest.finish(measured, markdown(measured), options.out)
-
-
-if __name__ == "__main__":
-    main()
+PART = Part("threads", "Threads", measured, section)

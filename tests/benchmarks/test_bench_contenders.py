@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adapters import CONTENDERS
 from contender import ALPHA, BETA, LOSS_FIELDS, Contender, LeftOutError, NoSuchWorkError, Role, Setup
-from peers import build
+from measuring import build
 from transitions import Transitions, priorities_like_td_errors, trajectories
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own warnings are not ours to mend
