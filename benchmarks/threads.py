@@ -299,7 +299,7 @@ def section(run: contest.Document) -> str:
             (result["name"], *(f"{rate['median']:,.0f}" for rate in result["threads"].values()))
             for result in team["results"]
         ]
-        header = (f"{team['key']}, {team['work']} a second", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
+        header = (f"{team['key']}, a second: {team['work']}", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
         parts.append(table(header, lines))
     settings = run["settings"]
     parts.append(f"""{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of
