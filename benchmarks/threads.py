@@ -1,15 +1,20 @@
-"""Threads: one adds transitions one at a time, one samples batches of 256, both as fast as they can.
+"""Threads on one buffer: one adds transitions, one samples batches of 256, at once; and 1, 2 or 4 at one of the two.
 
-Libraries that are not made for threads are behind a lock.
+Each goes as fast as it can, a transition at a time. Libraries that are not made for threads are behind a lock.
+On a free-threaded Python: `PYTHON_GIL=0 python -m benchmarks --full --only threads --out FILE`.
+Without PYTHON_GIL=0, the first extension that is not made for it takes the global lock back for all.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
+import sysconfig
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +35,7 @@ COUNT, QUICK = 100_000, 5_000  # transitions in every buffer
 SIZE = 256
 STEPS = 4_096  # that are added in turn
 AT_A_TIME = 16  # calls between two looks at the clock's flag
+TEAMS = (1, 2, 4)
 PRIORITIZED = {False: "uniform", True: "prioritized"}
 #: Ahead of these on both at once, uniform sampling.
 AHEAD_OF = ("TorchRL", "NumPy with a lock")
@@ -104,33 +110,53 @@ def locked(*calls: Callable[..., Any]) -> list[Callable[..., Any]]:
 CONTENDERS: tuple[type[Contender], ...] = (Replaybank, TorchRL, NumPyColumns, LockedSB3, LockedCpprb)
 
 
-def together(contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: float) -> tuple[float, float]:
-    """Transitions and batches a second, where one thread adds and one samples for so long."""
+@dataclass(frozen=True)
+class Crew:
+    """Threads on one buffer."""
+
+    adders: int = 0
+    samplers: int = 0
+
+
+ONE_EACH = Crew(1, 1)
+TEAMS_OF = {
+    "transitions in": {size: Crew(adders=size) for size in TEAMS},
+    f"batches of {SIZE} out": {size: Crew(samplers=size) for size in TEAMS},
+}
+CREWS = (ONE_EACH, *(crew for teams in TEAMS_OF.values() for crew in teams.values()))
+
+
+def together(
+    contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: float, crew: Crew = ONE_EACH
+) -> tuple[float, float]:
+    """Transitions and batches a second, of all threads of a crew that works for so long."""
     running = threading.Event()
     running.set()
-    counts, failures = {"adds": 0, "batches": 0}, []
+    adds, batches, failures = [0] * crew.adders, [0] * crew.samplers, []
 
-    def adding() -> None:
-        add = contender.add
+    def adding(number: int) -> None:
+        add, begin = contender.add, number * len(forms) // crew.adders
         while running.is_set():
-            for step in in_turn(forms, counts["adds"], AT_A_TIME):
+            for step in in_turn(forms, begin + adds[number], AT_A_TIME):
                 add(*step)
-            counts["adds"] += AT_A_TIME
+            adds[number] += AT_A_TIME
 
-    def sampling() -> None:
+    def sampling(number: int) -> None:
         sample, unpack = contender.sample, contender.unpack
         while running.is_set():
             unpack(sample(SIZE))
-            counts["batches"] += 1
+            batches[number] += 1
 
-    def guarded(work: Callable[[], None]) -> None:
+    def guarded(work: Callable[[int], None], number: int) -> None:
         try:
-            work()
+            work(number)
         except Exception as error:
             failures.append(error)
             running.clear()
 
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in (adding, sampling)]
+    parts = [(adding, number) for number in range(crew.adders)]
+    parts += [(sampling, number) for number in range(crew.samplers)]
+    threads = [threading.Thread(target=guarded, args=part) for part in parts]
     begin = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -141,7 +167,7 @@ def together(contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: fl
     elapsed = time.perf_counter() - begin
     for error in failures:
         raise error
-    return counts["adds"] / elapsed, counts["batches"] / elapsed
+    return sum(adds) / elapsed, sum(batches) / elapsed
 
 
 def entrants(setup: Setup, data: Transitions, left_out: LeftOut) -> Iterator[tuple[Contender, list[tuple[Any, ...]]]]:
@@ -158,22 +184,51 @@ def entrants(setup: Setup, data: Transitions, left_out: LeftOut) -> Iterator[tup
             yield contender, forms
 
 
-def measure(setup: Setup, data: Transitions, settings: Settings, left_out: LeftOut) -> dict[str, Any]:
+def measure(
+    setup: Setup, data: Transitions, settings: Settings, left_out: LeftOut
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of one of each, and the rows of teams."""
     ready = list(entrants(setup, data, left_out))
+    key = PRIORITIZED[setup.prioritized]
     gc.collect()
     gc.freeze()
-    machine.say(f"timing: {PRIORITIZED[setup.prioritized]}")
-    found: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender, _ in ready}
+    machine.say(f"timing: {key}")
+    found: dict[tuple[str, Crew], list[tuple[float, float]]] = defaultdict(list)
     for _ in range(settings.repeats):
-        for contender, forms in ready:
-            found[contender.name].append(together(contender, forms, settings.seconds))
+        for crew in CREWS:
+            for contender, forms in ready:
+                found[contender.name, crew].append(together(contender, forms, settings.seconds, crew))
     gc.unfreeze()
-    results = [
-        {"name": name, "adds": spread(adds), "batches": spread(batches)}
-        for name, pairs in found.items()
+    spreads = {
+        at: {"adds": spread(adds), "batches": spread(batches)}
+        for at, pairs in found.items()
         for adds, batches in [zip(*pairs, strict=True)]
+    }
+    names = [contender.name for contender, _ in ready]
+    row = {
+        "key": key,
+        "unit": "a second",
+        "results": [{"name": name, **spreads[name, ONE_EACH]} for name in names],
+    }
+    teams = [
+        {
+            "key": key,
+            "work": work,
+            "unit": "a second, all threads together",
+            "results": [
+                {
+                    "name": name,
+                    "threads": {
+                        str(size): spreads[name, crew]["adds" if crew.adders else "batches"]
+                        for size, crew in crews.items()
+                    },
+                }
+                for name in names
+            ],
+        }
+        for work, crews in TEAMS_OF.items()
     ]
-    return {"key": PRIORITIZED[setup.prioritized], "unit": "a second", "results": results}
+    return row, teams
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -206,17 +261,28 @@ def bars(row: contest.Document) -> list[dict[str, Any]]:
 def run(count: int, settings: Settings) -> dict[str, Any]:
     data = trajectories(count + STEPS, np.random.default_rng(0))
     left_out = LeftOut()
-    rows = []
+    rows, teams = [], []
     for prioritized in PRIORITIZED:
-        rows.append(measure(Setup(count, prioritized=prioritized), data, settings, left_out))
+        row, more = measure(Setup(count, prioritized=prioritized), data, settings, left_out)
+        rows.append(row)
+        teams += more
         gc.collect()
     return contest.document(
         CONTENDERS,
         {**asdict(settings), "transitions": count, "batch": SIZE},
+        interpreter=interpreter(),
         rows=rows,
+        teams=teams,
         bars=bars(rows[0]),
         left_out=left_out.as_list(),
     )
+
+
+def interpreter() -> str:
+    """What its threads share, now that every extension is loaded."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "with a global lock"
+    return "free-threaded, with a global lock again" if sys._is_gil_enabled() else "free-threaded"
 
 
 def section(run: contest.Document) -> str:
@@ -228,15 +294,23 @@ def section(run: contest.Document) -> str:
         ]
         header = (f"{row['key']}, a second, at once", "transitions in", f"batches of {run['settings']['batch']} out")
         parts.append(table(header, lines))
+    for team in run["teams"]:
+        lines = [
+            (result["name"], *(f"{rate['median']:,.0f}" for rate in result["threads"].values()))
+            for result in team["results"]
+        ]
+        header = (f"{team['key']}, a second: {team['work']}", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
+        parts.append(table(header, lines))
     settings = run["settings"]
     parts.append(f"""{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of
-{settings["repeats"]} repeats of {settings["seconds"] * 1e3:g} ms, in turn. The two threads share one
-interpreter and its lock. A batch counts until the arrays of a loss are in hand.""")
+{settings["repeats"]} repeats of {settings["seconds"] * 1e3:g} ms, in turn. All threads share one buffer and one
+interpreter ({run["interpreter"]}); where several do the same, the rate is that of all together. A batch counts until
+the arrays of a loss are in hand.""")
     return "\n\n".join(parts)
 
 
 def measured(quick: bool) -> dict[str, Any]:
-    return run(QUICK if quick else COUNT, Settings(Settings.of(quick).repeats, 0.1 if quick else 0.5))
+    return run(QUICK if quick else COUNT, Settings(Settings.of(quick).repeats, 0.1 if quick else 0.25))
 
 
-PART = Part("threads", "Two threads", measured, section)
+PART = Part("threads", "Threads", measured, section)
