@@ -39,7 +39,8 @@ NEEDS = {
     r"\.plot\(": ("plotly",),
 }
 # Warnings are errors, but for what a dataset should tell (Minari), and in Ray, whose processes warn of each other.
-WARNINGS = ("-W", "error", "-W", "ignore:`code_permalink`", "-W", "ignore:`algorithm_name`")
+UNTOLD = ("code_permalink", "algorithm_name", "description", "eval_env")
+WARNINGS = ("-W", "error", *(word for name in UNTOLD for word in ("-W", f"ignore:`{name}` is set to None")))
 
 
 def fences(page: Path) -> Iterator[tuple[str, str]]:
