@@ -11,8 +11,10 @@ import numpy as np
 import contest
 import machine
 from adapters import CONTENDERS
+from adapters.dopamine import Dopamine
 from adapters.floor import FloorContender
 from adapters.replaybank import Replaybank
+from adapters.rllib import RLlib
 from adapters.textbook import Textbook
 from bars import OURS
 from calls import BEYOND, Group, measure
@@ -26,8 +28,9 @@ CAPACITIES = tuple(10**exponent for exponent in (4, 5, 6, 7, 8))
 QUICK_CAPACITIES = CAPACITIES[:3]
 #: Everybody but ours and the floor stops here: together they need five times as much memory for the next.
 MOST_OF_PEERS = 10**7
-#: Tuples of Python objects, half a kilobyte each, and a prioritized batch looks at them all: a second at 10 million.
-MOST_OF_TEXTBOOK = 10**6
+#: Those that keep a Python object or more for each transition: half a kilobyte, and minutes to fill.
+KEEP_OBJECTS = (Textbook, RLlib, Dopamine)
+MOST_OF_OBJECTS = 10**6
 #: Bytes for a transition while a buffer of 48-byte records and its tree are filled, and given priorities.
 BYTES_EACH = 75
 SIZE = 256
@@ -65,8 +68,12 @@ def entrants(capacity: int, left_out: LeftOut) -> tuple[type[Contender], ...]:
     for kind in peers:
         if capacity > MOST_OF_PEERS:
             left_out.note(kind.name, LeftOutError(f"stops at {MOST_OF_PEERS:,}, for memory and for patience"), rows)
-        elif kind is Textbook and capacity > MOST_OF_TEXTBOOK:
-            reason = "half a kilobyte a transition, and a prioritized batch looks at them all: a second at 10,000,000"
+        elif capacity > (kind.most or capacity):
+            left_out.note(kind.name, LeftOutError(f"is not asked to hold more than {kind.most:,}"), rows)
+        elif kind in KEEP_OBJECTS and capacity > MOST_OF_OBJECTS:
+            reason = (
+                f"stops at {MOST_OF_OBJECTS:,}: an object or more for each transition, gigabytes and minutes to fill"
+            )
             left_out.note(kind.name, LeftOutError(reason), rows)
         else:
             there.append(kind)
@@ -112,15 +119,20 @@ def grows(rows: Sequence[contest.Document]) -> list[dict[str, Any]]:
 def run(capacities: Sequence[int], settings: Settings) -> dict[str, Any]:
     left_out = LeftOut()
     rows: list[dict[str, Any]] = []
+    versions: dict[str, str] = {}
     for capacity in capacities:
-        rows.extend(measure(groups(capacity, entrants(capacity, left_out)), settings, left_out))
-    return contest.document(
+        found, others = measure(groups(capacity, entrants(capacity, left_out)), settings, left_out)
+        rows.extend(found)
+        versions |= others
+    done = contest.document(
         CONTENDERS,
         {**asdict(settings), "capacities": list(capacities), "batch": SIZE, "alpha": ALPHA, "beta": BETA},
         rows=rows,
         bars=grows(rows),
         left_out=left_out.as_list(),
     )
+    done["versions"].update(versions)
+    return done
 
 
 def section(run: contest.Document) -> str:

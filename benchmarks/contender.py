@@ -68,6 +68,10 @@ class Contender:
     prioritizes: ClassVar[bool] = True
     #: True where the oldest go an episode at a time, so that fewer than `capacity` may be held.
     whole_episodes: ClassVar[bool] = False
+    #: The most transitions that it is asked to hold, where filling it with more takes minutes; None: as many as all.
+    most: ClassVar[int | None] = None
+    #: Of what is not installed here, by name.
+    versions: Mapping[str, str] = {}
     #: How many priorities at a time `set_priorities` hands to `update`.
     chunk: ClassVar[int] = 8_000
 

@@ -24,7 +24,7 @@ from adapters.durability import WAYS, Way
 from bars import OURS, Bar, best_peer
 from contender import LeftOutError, Role
 from measuring import LeftOut, Part
-from report import ABSENT, table
+from report import ABSENT, table, within
 
 WORKER = Path(__file__).with_name("durability_worker.py")
 SIZES = {"transitions": 1_000_000, "frames": 30_000}
@@ -262,7 +262,9 @@ def section(run: contest.Document) -> str:
         for key in ("again", "again-updated", "background"):
             row = rows.get(f"{work}-{key}")
             if row:
-                lines = [(result["name"], _seconds(result["median"])) for result in row["results"]]
+                lines = [
+                    (result["name"], f"{_seconds(result['median'])} {within(result)}") for result in row["results"]
+                ]
                 parts.append(table((row["title"], "seconds"), lines))
     return "\n\n".join([*parts, _notes(run["settings"])])
 
@@ -273,8 +275,8 @@ def _work(save: contest.Document, load: contest.Document) -> str:
     for result in sorted(save["results"], key=lambda result: float(result["median"])):
         loaded = loads[result["name"]]
         cells = (
-            _seconds(result["median"]),
-            _seconds(loaded["median"]),
+            f"{_seconds(result['median'])} {within(result)}",
+            f"{_seconds(loaded['median'])} {within(loaded)}",
             *(f"{value / MIB:,.0f}" for value in (result["bytes"], result["memory"], loaded["memory"])),
             result["note"] or ABSENT,
         )

@@ -123,7 +123,7 @@ def section(run: contest.Document) -> str:
 
 {settings["transitions"]:,} transitions of Breakout, 84×84 frames in stacks of {settings["stack"]}; a frame is
 {settings["frame_bytes"]:,} bytes. Growth of the resident size of a process of its own, from before the buffer is made
-until it is full; libraries are loaded, and compiled code has run, before."""
+until it is full, once; libraries are loaded, and compiled code has run, before."""
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ Results = Mapping[str, Any]
 
 START = """# Benchmarks
 
-replaybank and other libraries at the same work: every one of them in one run, in turn within each repeat, medians with
-the distance between the quartiles, and beside each the floor: what plain C takes to move the same bytes. This page is
-made by `python -m benchmarks --page` of `benchmarks/results.json`, which has every figure; nothing on it is written by
-hand.
+replaybank and other libraries at the same work: every one of them in one run, in turn within each repeat, medians ±
+half the distance between the quartiles, and beside each the floor: what plain C takes to move the same bytes. This page
+is made by `python -m benchmarks --page` of `benchmarks/results.json`, which has every figure; nothing on it is written
+by hand.
 
 ## Run it
 

@@ -49,6 +49,12 @@ def spread_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(("", *names), lines)
 
 
+def within(result: Mapping[str, Any]) -> str:
+    """Half the interquartile range, in percent of the median: of a time and of the rate that it gives."""
+    half = (result["upper_quartile"] - result["lower_quartile"]) / 2
+    return f"± {100 * half / result['median']:.0f}%"
+
+
 def spread(result: Mapping[str, Any]) -> str:
     """The median with half the distance between the quartiles, in the digits of the median."""
     half = (result["upper_quartile"] - result["lower_quartile"]) / 2

@@ -28,7 +28,7 @@ from adapters.sb3 import StableBaselines3
 from adapters.torchrl import TorchRL
 from contender import Contender, Setup
 from measuring import LeftOut, Part, Settings, build
-from report import table
+from report import table, within
 from transitions import FIELDS, OBS_SIZE, Transitions, in_turn, trajectories
 
 COUNT, QUICK = 100_000, 5_000  # transitions in every buffer
@@ -288,17 +288,11 @@ def interpreter() -> str:
 def section(run: contest.Document) -> str:
     parts = []
     for row in run["rows"]:
-        lines = [
-            (result["name"], f"{result['adds']['median']:,.0f}", f"{result['batches']['median']:,.0f}")
-            for result in row["results"]
-        ]
+        lines = [(result["name"], _rate(result["adds"]), _rate(result["batches"])) for result in row["results"]]
         header = (f"{row['key']}, a second, at once", "transitions in", f"batches of {run['settings']['batch']} out")
         parts.append(table(header, lines))
     for team in run["teams"]:
-        lines = [
-            (result["name"], *(f"{rate['median']:,.0f}" for rate in result["threads"].values()))
-            for result in team["results"]
-        ]
+        lines = [(result["name"], *map(_rate, result["threads"].values())) for result in team["results"]]
         header = (f"{team['key']}, a second: {team['work']}", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
         parts.append(table(header, lines))
     settings = run["settings"]
@@ -309,8 +303,12 @@ the arrays of a loss are in hand.""")
     return "\n\n".join(parts)
 
 
+def _rate(found: contest.Document) -> str:
+    return f"{found['median']:,.0f} {within(found)}"
+
+
 def measured(quick: bool) -> dict[str, Any]:
-    return run(QUICK if quick else COUNT, Settings(Settings.of(quick).repeats, 0.1 if quick else 0.25))
+    return run(QUICK if quick else COUNT, Settings(5, 0.1) if quick else Settings(9, 0.25))
 
 
 PART = Part("threads", "Threads", measured, section)

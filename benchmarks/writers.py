@@ -24,7 +24,7 @@ from adapters.writers import MOST, SHARED_CONTENDERS, SharedContender
 from bars import Bar, best_peer
 from contender import ALPHA, BETA, Role, Setup
 from measuring import LeftOut, Part, Settings
-from report import ABSENT, table
+from report import ABSENT, table, within
 from transitions import Transitions, priorities_like_td_errors, trajectories
 
 COUNT, QUICK = 1_000_000, 20_000  # transitions in every buffer
@@ -233,7 +233,7 @@ def section(run: contest.Document) -> str:
     names = list(dict.fromkeys(result["name"] for row in run["rows"] for result in row["results"]))
     lines = []
     for row in run["rows"]:
-        rates = {result["name"]: f"{result['a_second']:,.0f}" for result in row["results"]}
+        rates = {result["name"]: f"{result['a_second']:,.0f} {within(result)}" for result in row["results"]}
         cells = [f"**{rates[name]}**" if name == row["best_peer"] else rates.get(name, ABSENT) for name in names]
         lines.append((row["title"], *cells))
     return f"{table(('', *names), lines)}\n\n{_notes(run['settings'])}"

@@ -41,11 +41,10 @@ class Reverb(Contender):
     """
 
     name = "Reverb"
+    most = 51_200  # a multiple of 64
     #: Pieces of work between two words of the processes.
     length: ClassVar[int] = 20
     KNOWN: ClassVar[int] = 65_536
-    #: Of what is not installed here, by name.
-    versions: Mapping[str, str] = {}
 
     @classmethod
     def check(cls, setup: Setup) -> None:

@@ -50,8 +50,6 @@ class SequenceContender(Contender):
 
     #: What it does where an episode ends inside a sequence.
     at_ends: ClassVar[str]
-    #: Of what is not installed here, by name.
-    versions: Mapping[str, str] = {}
 
 
 class ReplaybankSequence(SequenceContender, Replaybank):

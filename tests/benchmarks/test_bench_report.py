@@ -154,6 +154,17 @@ def finished() -> dict[str, Any]:
     return calls.run([group], Settings(repeats=3, seconds=1e-4))
 
 
+class Slow(Peer):
+    name = "slow to fill"
+    most = 50
+
+
+def test_who_is_slow_to_fill_holds_less_and_is_named_so() -> None:
+    group = calls.Group(Setup(100), (Row("uniform-256", "", sample(256)),), trajectories, (Counting, Slow))
+    (row,) = calls.run([group], Settings(repeats=3, seconds=1e-4))["rows"]
+    assert [entry["name"] for entry in row["results"]] == ["replaybank", "slow to fill, 50"]
+
+
 def page_of(run: dict[str, Any]) -> str:
     about = {"run": "quick", "seconds": 1.0, "load": {"before": [0.1, 0.1, 0.1], "after": None}}
     return page.written({"parts": {"calls": about | run}, "failed": {}})
