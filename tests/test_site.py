@@ -80,11 +80,8 @@ def test_no_link_is_dead(site: Path, pages: dict[str, Page]) -> None:
                 continue
             looked_at += 1
             path, anchor = unquote(target.path).lstrip("/"), unquote(target.fragment)
-            if path in pages:
-                there = anchor in pages[path].ids or anchor.startswith("__")  # the theme's own, made by its script
-            else:
-                there = (site / path).is_file()
-            if not there:
+            places = pages[path].ids if path in pages else {anchor} if (site / path).is_file() else set()
+            if anchor not in places and not anchor.startswith("__"):  # the theme's own, made by its script
                 dead.append(f"{address or 'index'}: {link}")
     assert dead == []
     assert looked_at > 1000
