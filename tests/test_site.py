@@ -128,7 +128,7 @@ def test_no_link_of_the_sources_is_dead() -> None:
     for page, text in texts.items():
         for link in MARKDOWN_LINK.findall(text):
             path, _, anchor = link.partition("#")
-            if urlsplit(link).scheme or "`" in link:
+            if urlsplit(link).scheme or anchor.startswith("replaybank."):  # of a docstring: there in the site only
                 continue
             looked_at += 1
             target = (page.parent / path).resolve() if path else page

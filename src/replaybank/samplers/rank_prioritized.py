@@ -144,7 +144,10 @@ class RankPrioritized:
         return magnitudes(td_error)[0]
 
     def update(self, ids: Ids, priorities: Floats) -> int:
-        """Sets raw priorities (float64 [n], finite). Of an id that comes twice the last one stays."""
+        """Sets raw `priorities` (float64 [n], finite) of `ids` (int64 [n]).
+
+        Of an id that comes twice the last one stays.
+        """
         return self._order.update(ids, priorities, self.window.oldest, self.window.added)
 
     def priority_of(self, ids: Ids) -> Floats:
