@@ -36,18 +36,17 @@ class Bar:
 
 
 BARS: tuple[Bar, ...] = (
-    Bar("uniform", 5),
-    Bar("uniform", 2, "Flashbax, in one scan"),
-    Bar("prioritized", 3.5),
-    Bar("update", 4),
+    Bar("uniform-256", 5),
+    Bar("uniform-256", 2, "Flashbax, in one scan"),
+    Bar("prioritized-256", 3.5),
+    Bar("update-256", 4),
     Bar("update-4096", 4),
     Bar("step", 6),
     Bar("step", 1.8, "Flashbax, in one scan"),
     Bar("add", 3, "SB3"),
     Bar("add", 4.6 / 1.5, "SB3", note="under 1.5 µs where SB3 takes 4.6"),
     Bar("add-64", 2, "SB3"),
-    Bar("prioritized-10m", 2, "replaybank at 1M", at_most=True),
-    Bar("prioritized", 1.7, "C floor", at_most=True),
+    Bar("prioritized-256", 1.7, "C floor", at_most=True),
 )
 
 

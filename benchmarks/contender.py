@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import cycle, islice
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from timing import Inputs, Trial
-from transitions import FIELDS, Step, Transitions, in_turn, priorities_like_td_errors
+from transitions import FIELDS, Step, Transitions, priorities_like_td_errors
 
 ALPHA = 0.6
 BETA = 0.4
@@ -65,6 +66,12 @@ class Contender:
     role: ClassVar[Role] = Role.PEER
     #: False where the library has no prioritized buffer.
     prioritizes: ClassVar[bool] = True
+    #: True where the oldest go an episode at a time, so that fewer than `capacity` may be held.
+    whole_episodes: ClassVar[bool] = False
+    #: The most transitions that it is asked to hold, where filling it with more takes minutes; None: as many as all.
+    most: ClassVar[int | None] = None
+    #: Of what is not installed here, by name.
+    versions: Mapping[str, str] = {}
     #: How many priorities at a time `set_priorities` hands to `update`.
     chunk: ClassVar[int] = 8_000
 
@@ -118,10 +125,13 @@ class Contender:
             part = slice(start, start + self.chunk)
             self.update(self.indices_of(places[part]), self.priority_form(priorities[part]))
 
+    def source(self, steps: Sequence[Step]) -> Callable[[int], list[tuple[Any, ...]]]:
+        """Gives the next so many steps in the form that `add` takes, beginning again after the last."""
+        endless = cycle([self.add_form(step) for step in steps])
+        return lambda count: list(islice(endless, count))
+
     def adding(self, steps: Sequence[Step]) -> Trial:
-        forms = [self.add_form(step) for step in steps]
-        cursor = _Cursor()
-        return Trial(lambda calls: in_turn(forms, cursor.advance(calls), calls), self.add)
+        return Trial(self.source(steps), self.add)
 
     def sampling(self, size: int) -> Trial:
         sample, unpack = self.sample, self.unpack
@@ -143,11 +153,10 @@ class Contender:
     def stepping(self, size: int, steps: Sequence[Step]) -> Trial:
         """Four adds, one prioritized sample, one update: what a DQN that trains every fourth step asks for."""
         rng = np.random.default_rng(self.setup.seed)
-        forms = [self.add_form(step) for step in steps]
-        cursor = _Cursor()
+        source = self.source(steps)
 
         def prepare(calls: int) -> Inputs:
-            adds = in_turn(forms, cursor.advance(4 * calls), 4 * calls)
+            adds = source(4 * calls)
             priorities = priorities_like_td_errors((calls, size), rng)
             return [
                 (*adds[4 * call : 4 * call + 4], self.priority_form(values)) for call, values in enumerate(priorities)
@@ -165,15 +174,3 @@ class Contender:
             update(indices(batch), priorities)
 
         return Trial(prepare, step)
-
-
-class _Cursor:
-    """Where the next repeat goes on in a ring of prepared steps."""
-
-    def __init__(self) -> None:
-        self._position = 0
-
-    def advance(self, count: int) -> int:
-        start = self._position
-        self._position += count
-        return start

@@ -1,14 +1,11 @@
 """Checkpoints: seconds, bytes and memory to save and load, beside the peers' and beside writing the same bytes.
 
-    python benchmarks/durability.py [--quick] [--work transitions|frames] [--repeats N] [--out FILE]
-
-A million CartPole-size transitions with priorities, and 100,000 of Breakout. Every contender has a process of its own,
-and checks that what it loads is what was saved. Prints a report and keeps it as JSON.
+A million CartPole-size transitions with priorities, and 30,000 of Breakout. Every contender has a process of its own,
+and checks that what it loads is what was saved.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -26,12 +23,11 @@ import machine
 from adapters.durability import WAYS, Way
 from bars import OURS, Bar, best_peer
 from contender import LeftOutError, Role
-from peers import LeftOut
-from report import ABSENT, table
+from measuring import LeftOut, Part
+from report import ABSENT, table, within
 
-RESULTS = Path(__file__).with_name("durability.json")
 WORKER = Path(__file__).with_name("durability_worker.py")
-SIZES = {"transitions": 1_000_000, "frames": 100_000}
+SIZES = {"transitions": 1_000_000, "frames": 30_000}
 QUICK = {"transitions": 5_000, "frames": 300}
 TITLES = {"transitions": "transitions of CartPole's size", "frames": "of Breakout, 84×84, stacks of 4"}
 MIB = 1 << 20
@@ -258,18 +254,19 @@ def run(sizes: dict[str, int], repeats: int, folder: Path) -> dict[str, Any]:
     )
 
 
-def markdown(run: contest.Document) -> str:
+def section(run: contest.Document) -> str:
     rows = {row["key"]: row for row in run["rows"]}
-    parts = [contest.heading("Checkpoints", run)]
+    parts = []
     for work, count in run["settings"]["sizes"].items():
-        parts.append(f"## {count:,} {TITLES[work]}\n\n{_work(rows[f'{work}-save'], rows[f'{work}-load'])}")
+        parts.append(f"### {count:,} {TITLES[work]}\n\n{_work(rows[f'{work}-save'], rows[f'{work}-load'])}")
         for key in ("again", "again-updated", "background"):
             row = rows.get(f"{work}-{key}")
             if row:
-                lines = [(result["name"], _seconds(result["median"])) for result in row["results"]]
+                lines = [
+                    (result["name"], f"{_seconds(result['median'])} {within(result)}") for result in row["results"]
+                ]
                 parts.append(table((row["title"], "seconds"), lines))
-    parts += [contest.verdicts(run["bars"]), contest.absent(run["left_out"]), _notes(run["settings"])]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _notes(run["settings"])])
 
 
 def _work(save: contest.Document, load: contest.Document) -> str:
@@ -278,8 +275,8 @@ def _work(save: contest.Document, load: contest.Document) -> str:
     for result in sorted(save["results"], key=lambda result: float(result["median"])):
         loaded = loads[result["name"]]
         cells = (
-            _seconds(result["median"]),
-            _seconds(loaded["median"]),
+            f"{_seconds(result['median'])} {within(result)}",
+            f"{_seconds(loaded['median'])} {within(loaded)}",
             *(f"{value / MIB:,.0f}" for value in (result["bytes"], result["memory"], loaded["memory"])),
             result["note"] or ABSENT,
         )
@@ -292,41 +289,21 @@ def _seconds(seconds: float) -> str:
 
 
 def _notes(settings: contest.Document) -> str:
-    return f"""## How
+    return f"""Medians of {settings["repeats"]} turns, half as many for frames. Each saves to a fresh path, loads
+that, compares, and deletes. The transitions' contenders take turns; of the frames' only replaybank and the
+floors do, since all buffers of frames do not fit into memory at once. Loads read files that the system still
+has in memory. replaybank and the floors wait for the disk (fsync); no peer does. Extra memory: the most
+resident bytes while it saves beyond those before, and while it loads beyond those after; the largest of all
+turns. The floors write the bytes of replaybank's checkpoint, in pieces of 4 MiB.
 
-Medians of {settings["repeats"]} turns, half as many for frames. Each saves to a fresh path, loads that, compares, and
-deletes. The transitions' contenders take turns; of the frames' only replaybank and the floors do, since all buffers of
-frames do not fit into memory at once. Loads read files that the system still has in memory. replaybank and the floors
-wait for the disk (fsync); no peer does. Extra memory: the most resident bytes while it saves beyond those before, and
-while it loads beyond those after; the largest of all turns. The floors write the bytes of replaybank's checkpoint, in
-pieces of 4 MiB.
-
-`again`: a save to a fresh path, then 1% more transitions, then a save to the same path. In the background: a loop of
-`add` and `sample(256)` for as long as the save takes, and for as long without it; the longest call of each loop."""
+`again`: a save to a fresh path, then 1% more transitions, then a save to the same path. In the background: a loop
+of `add` and `sample(256)` for as long as the save takes, and for as long without it; the longest call of each loop."""
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small buffers, 2 turns")
-    parser.add_argument("--work", action="append", choices=list(SIZES), help="default: both")
-    parser.add_argument("--repeats", type=int, help="turns (5, quick: 2)")
-    parser.add_argument("--folder", type=Path, help="where to save to (default: one for temporary files)")
-    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside this file, for whole runs alone")
-    options = parser.parse_args(given)
-    sizes = QUICK if options.quick else SIZES
-    options.sizes = {work: size for work, size in sizes.items() if work in (options.work or SIZES)}
-    options.repeats = options.repeats or (2 if options.quick else 5)
-    if options.out is None and not (options.quick or options.work):
-        options.out = RESULTS
-    return options
+def measured(quick: bool) -> dict[str, Any]:
+    """Where TMPDIR says: what is measured is its disk, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(QUICK if quick else SIZES, 2 if quick else 5, Path(folder))
 
 
-def main() -> None:
-    options = arguments()
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measured = run(options.sizes, options.repeats, Path(folder))
-    contest.finish(measured, markdown(measured), options.out)
-
-
-if __name__ == "__main__":
-    main()
+PART = Part("checkpoints", "Save and load", measured, section)

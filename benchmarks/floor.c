@@ -105,23 +105,52 @@ void floor_walk_and_read(tree sums, const record *rows, const double *uniforms, 
 }
 
 /* Sums are added up again from the children, level by level; lanes that share a parent do it twice. */
-void floor_update(tree sums, const int64_t *slots, const double *priorities, int64_t size, int64_t calls) {
+static void update_batch(tree sums, const int64_t *slots, const double *priorities, int64_t size) {
     static uint64_t nodes[LANES];
-    for (int64_t call = 0; call < calls; ++call, slots += size, priorities += size) {
-        double *leaves = sums.values + sums.offsets[sums.depth - 1];
+    double *leaves = sums.values + sums.offsets[sums.depth - 1];
+    for (int64_t lane = 0; lane < size; ++lane) {
+        nodes[lane] = (uint64_t)slots[lane];
+        leaves[slots[lane]] = priorities[lane];
+    }
+    for (int64_t level = sums.depth - 1; level > 0; --level) {
+        const double *here = sums.values + sums.offsets[level];
+        double *above = sums.values + sums.offsets[level - 1];
         for (int64_t lane = 0; lane < size; ++lane) {
-            nodes[lane] = (uint64_t)slots[lane];
-            leaves[slots[lane]] = priorities[lane];
+            nodes[lane] /= BRANCHES;
+            const double *node = here + nodes[lane] * BRANCHES;
+            above[nodes[lane]] = ((node[0] + node[1]) + (node[2] + node[3])) + ((node[4] + node[5]) + (node[6] + node[7]));
         }
-        for (int64_t level = sums.depth - 1; level > 0; --level) {
-            const double *here = sums.values + sums.offsets[level];
-            double *above = sums.values + sums.offsets[level - 1];
-            for (int64_t lane = 0; lane < size; ++lane) {
-                nodes[lane] /= BRANCHES;
-                const double *node = here + nodes[lane] * BRANCHES;
-                above[nodes[lane]] = ((node[0] + node[1]) + (node[2] + node[3])) + ((node[4] + node[5]) + (node[6] + node[7]));
-            }
-        }
+    }
+}
+
+void floor_update(tree sums, const int64_t *slots, const double *priorities, int64_t size, int64_t calls) {
+    for (int64_t call = 0; call < calls; ++call) update_batch(sums, slots + call * size, priorities + call * size, size);
+}
+
+/* Into the places after *next, going round. */
+static int64_t add_record(record *rows, int64_t capacity, int64_t *next, const record *added) {
+    const int64_t slot = *next;
+    rows[slot] = *added;
+    *next = slot + 1 < capacity ? slot + 1 : 0;
+    return slot;
+}
+
+void floor_add(record *rows, int64_t capacity, int64_t *next, const record *added, int64_t count) {
+    for (int64_t each = 0; each < count; ++each) add_record(rows, capacity, next, added + each);
+}
+
+/* Four records with the priority of newcomers, a batch, and an update of what the batch found. */
+void floor_step(tree sums, record *rows, int64_t capacity, int64_t *next, const record *added, double newcomer,
+                const double *uniforms, const double *priorities, int64_t size, int64_t calls, int64_t *slots,
+                columns out) {
+    const double newcomers[4] = {newcomer, newcomer, newcomer, newcomer};
+    for (int64_t call = 0; call < calls; ++call) {
+        int64_t places[4];
+        for (int each = 0; each < 4; ++each) places[each] = add_record(rows, capacity, next, added + 4 * call + each);
+        update_batch(sums, places, newcomers, 4);
+        walk_batch(sums, uniforms + call * size, size, slots, rows);
+        read_batch(rows, slots, size, out);
+        update_batch(sums, slots, priorities + call * size, size);
     }
 }
 

@@ -56,7 +56,7 @@ def compiled() -> ctypes.CDLL:
             detail = getattr(error, "stderr", "") or str(error)
             raise LeftOutError(f"the C compiler failed: {detail.strip().splitlines()[0]}") from error
         functions = ctypes.CDLL(str(library))
-    for name in ("floor_read", "floor_walk", "floor_walk_and_read", "floor_update"):
+    for name in ("floor_read", "floor_walk", "floor_walk_and_read", "floor_update", "floor_add", "floor_step"):
         getattr(functions, name).restype = None
     functions.floor_frames.restype = ctypes.c_int
     return functions
@@ -78,6 +78,7 @@ class Floor:
             raise LeftOutError("the C compiler lays records out in another way than NumPy")
         self.records = np.zeros(capacity, RECORD)
         self.slots = np.zeros(LANES, np.int64)
+        self._next = ctypes.c_int64(0)
         self.columns = {name: np.zeros((LANES, *RECORD[name].shape), RECORD[name].base) for name in FIELDS}
         self._lay_out_tree(capacity)
 
@@ -131,6 +132,40 @@ class Floor:
             self._tree(), _pointer(slots), _pointer(priorities), ctypes.c_int64(size), ctypes.c_int64(calls)
         )
 
+    def add(self, added: NDArray[np.void]) -> None:
+        """Copy records into the places after those that were added before, going round."""
+        self._functions.floor_add(
+            _pointer(self.records),
+            ctypes.c_int64(len(self.records)),
+            ctypes.byref(self._next),
+            _pointer(added),
+            ctypes.c_int64(len(added)),
+        )
+
+    def step(
+        self,
+        added: NDArray[np.void],
+        newcomer: float,
+        uniforms: NDArray[np.float64],
+        priorities: NDArray[np.float64],
+    ) -> None:
+        """For each call: add four of the records, walk and read as `uniforms[call]` says, update what was found."""
+        calls, size = uniforms.shape
+        self._functions.floor_step(
+            self._tree(),
+            _pointer(self.records),
+            ctypes.c_int64(len(self.records)),
+            ctypes.byref(self._next),
+            _pointer(added),
+            ctypes.c_double(newcomer),
+            _pointer(uniforms),
+            _pointer(priorities),
+            ctypes.c_int64(size),
+            ctypes.c_int64(calls),
+            _pointer(self.slots),
+            self._columns(),
+        )
+
     def _columns(self) -> _Columns:
         return _Columns(*(self.columns[name].ctypes.data for name in FIELDS))
 
@@ -139,14 +174,14 @@ class Floor:
 
 
 class FrameFloor:
-    """Frames side by side in memory, and room for the runs of frames of one batch."""
+    """Frames, or other items, side by side in memory, and room for the runs of items of one batch."""
 
-    def __init__(self, frames: NDArray[np.uint8], run: int, most: int) -> None:
+    def __init__(self, frames: NDArray[Any], run: int, most: int) -> None:
         """`frames` [count, ...], contiguous; a pick copies `run` of them; a batch has at most `most` picks."""
         self._functions = compiled()
         self._frames = frames
         self._frame_bytes = frames[0].nbytes
-        self.out = np.zeros((most, run, *frames.shape[1:]), np.uint8)
+        self.out = np.zeros((most, run, *frames.shape[1:]), frames.dtype)
 
     def copy(self, picks: NDArray[np.int64], fresh: bool) -> None:
         """Copy the runs that begin at frames `picks[call]`, call after call, into `out` or into fresh memory."""

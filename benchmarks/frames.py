@@ -1,19 +1,14 @@
 """Stacks of Atari frames: batches a second, and how many come back wrong.
 
-    python benchmarks/frames.py [--quick] [--transitions N] [--repeats N] [--out FILE]
-
 Breakout frames, 84×84, stacks of four, batches of 32 and 256, uniform and prioritized; every library with whole stacks
-and with each frame kept once, in turn in one run. Prints a report and keeps it as JSON.
+and with each frame kept once.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -25,11 +20,12 @@ from adapters.frames import FRAME_CONTENDERS, ready
 from bars import Bar
 from contender import ALPHA, BETA, Contender, Role, Setup
 from frames_data import FRAME_BYTES, Frames, breakout
-from peers import WRAPPED, Entrant, LeftOut, Settings, measure_row
-from work import Row, uniform
+from measuring import WRAPPED, Entrant, LeftOut, Part, Settings, measure_rows
+from work import Row, sample
 
-RESULTS = Path(__file__).with_name("frames.json")
+COUNT, QUICK = 30_000, 2_000  # transitions in every buffer
 SIZES = (32, 256)
+ENOUGH = 20_000  # transitions that are compared
 PRIORITIZED = {False: "uniform", True: "prioritized"}
 
 BARS = (
@@ -52,7 +48,7 @@ class Mistakes:
     bootstrapped: int
 
 
-def mistakes(contender: Contender, data: Frames, enough: int = 20_000, seconds: float = 20.0) -> Mistakes:
+def mistakes(contender: Contender, data: Frames, enough: int = ENOUGH, seconds: float = 20.0) -> Mistakes:
     """Draw until there are enough, or time is up, and compare with what was added."""
     drawn = wrong_obs = wrong_next = wrong_target = 0
     begin = perf_counter()
@@ -85,14 +81,14 @@ def run(count: int, settings: Settings) -> dict[str, Any]:
     measured: list[dict[str, Any]] = []
     wrong: list[Mistakes] = []
     for prioritized, kind in PRIORITIZED.items():
-        rows = [Row(f"{kind}-{size}", f"{kind}, {size}", uniform(size)) for size in SIZES]
+        rows = [Row(f"{kind}-{size}", f"{kind}, {size}", sample(size)) for size in SIZES]
         there = list(entrants(Setup(count, prioritized=prioritized), data, rows, left_out))
-        gc.collect()
-        gc.freeze()
-        measured.extend(measure_row(row, there, settings, left_out) for row in rows)
-        gc.unfreeze()
+        measured.extend(measure_rows(rows, there, settings, left_out))
         if not prioritized:
-            wrong.extend(mistakes(entrant.contender, data) for entrant in there if entrant.role is not Role.FLOOR)
+            enough = min(ENOUGH, 2 * count)
+            wrong.extend(
+                mistakes(entrant.contender, data, enough) for entrant in there if entrant.role is not Role.FLOOR
+            )
         del there
         gc.collect()
     return contest.document(
@@ -105,7 +101,7 @@ def run(count: int, settings: Settings) -> dict[str, Any]:
     )
 
 
-def markdown(run: contest.Document) -> str:
+def section(run: contest.Document) -> str:
     wrong = {
         title: {found["name"]: _share(found[field], found["drawn"]) for found in run["mistakes"]}
         for title, field in (
@@ -114,14 +110,7 @@ def markdown(run: contest.Document) -> str:
             ("of that, bootstrapped", "bootstrapped"),
         )
     }
-    parts = [
-        contest.heading("Stacks of four frames", run),
-        contest.rates(run["rows"], wrong),
-        contest.verdicts(run["bars"]),
-        contest.absent(run["left_out"]),
-        _notes(run["settings"]),
-    ]
-    return "\n\n".join(parts)
+    return f"{contest.rates(run['rows'], wrong)}\n\n{_notes(run['settings'])}"
 
 
 def _share(wrong: int, drawn: int) -> str:
@@ -129,29 +118,17 @@ def _share(wrong: int, drawn: int) -> str:
 
 
 def _notes(settings: contest.Document) -> str:
-    return f"""## How
+    return f"""{settings["transitions"]:,} transitions of Breakout (random policy, sticky actions) in every buffer,
+which has wrapped around: {settings["transitions"] * FRAME_BYTES / 2**20:,.0f} MiB of frames where each is kept
+once, eight times as much where both stacks are. Medians of {settings["repeats"]} repeats of about
+{settings["seconds"] * 1e3:g} ms, in turn; one thread each. A batch counts until the arrays of a loss are in
+hand, but for Flashbax's trajectories: the five frames of a pick are not cut into the two stacks. The best peer
+is in bold.
 
-{settings["transitions"]:,} transitions of Breakout (random policy, sticky actions) in every buffer, which has wrapped
-around: {settings["transitions"] * FRAME_BYTES / 2**20:,.0f} MiB of frames where each is kept once, eight times as much
-where both stacks are. Medians of {settings["repeats"]} repeats of about {settings["seconds"] * 1e3:g} ms, in turn; one
-thread each. A batch counts until the arrays of a loss are in hand, but for Flashbax's trajectories: the five frames of
-a pick are not cut into the two stacks. The best peer is in bold.
-
-The C floor copies five frames in a row a pick, and has no columns, no tree and no random numbers; its memory is there
-already, or fresh from the system for every batch. `wrong` compares with what was added, uniform sampling."""
-
-
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    return contest.timed_arguments(__doc__.splitlines()[0], RESULTS, 2_000, 30_000, given)
+The C floor copies five frames in a row a pick, and has no columns, no tree and no random numbers; its memory is
+there already, or fresh from the system for every batch. `wrong` compares with what was added, uniform sampling."""
 
 
-def main() -> None:
-    options = arguments()
-    machine.use_one_thread()
-    warnings.simplefilter("ignore")  # the peers' own
-    measured = run(options.transitions, Settings(options.repeats, options.seconds))
-    contest.finish(measured, markdown(measured), options.out)
-
-
-if __name__ == "__main__":
-    main()
+PART = Part(
+    "frames", "Stacks of Atari frames", lambda quick: run(QUICK if quick else COUNT, Settings.of(quick)), section
+)

@@ -41,6 +41,20 @@ def hardware() -> dict[str, str | int | float]:
     }
 
 
+def available() -> float:
+    """Bytes of RAM that a new process can have."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    except OSError:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return float(fields["MemAvailable"].split()[0]) * 1024
+
+
+def load() -> list[float] | None:
+    """Load averages over 1, 5 and 15 minutes, where the system has them: who else was at work."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
 def _processor() -> str:
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

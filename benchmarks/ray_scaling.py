@@ -26,7 +26,7 @@ import contest
 import machine
 from adapters.scaling import Contestant, Done, Scale
 from hands import ALPHA, AT_A_TIME, BATCH, BETA, PREFETCH, Report, memory
-from peers import LeftOut
+from measuring import LeftOut
 from scaling_report import markdown
 from sizes import CARTPOLE, FRAMES
 

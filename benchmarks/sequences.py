@@ -1,19 +1,11 @@
 """Sequences of steps: 16 of 80 steps, observations of 64 float32, from 200,000 transitions.
 
-    python benchmarks/sequences.py [--quick] [--transitions N] [--repeats N] [--out FILE]
-
-All libraries in turn in one run; Reverb where REVERB_PYTHON names an interpreter that has it. Prints a report and
-keeps it as JSON.
+Reverb where REVERB_PYTHON names an interpreter that has it.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +15,14 @@ import machine
 from adapters.sequences import LENGTH, OBS, SEQUENCE_CONTENDERS
 from bars import Bar
 from contender import Setup
-from peers import Entrant, LeftOut, Settings, measure_row
+from measuring import Entrant, LeftOut, Part, Settings, measure_rows
 from transitions import Transitions, trajectories
-from work import Row, uniform
+from work import Row, sample
 
-RESULTS = Path(__file__).with_name("sequences.json")
+COUNT, QUICK = 200_000, 5_000  # transitions in every buffer
 SIZE = 16
 LENGTHS = (300, 700)
-ROW = Row("sequences", f"{SIZE} sequences of {LENGTH}", uniform(SIZE))
+ROW = Row("sequences", f"{SIZE} sequences of {LENGTH}", sample(SIZE))
 
 BARS = (
     Bar(ROW.key, 1.52, "one NumPy gather", at_most=True, note="10,000 a second where it does 15,200"),
@@ -58,16 +50,13 @@ def run(count: int, settings: Settings) -> dict[str, Any]:
             left_out.note(kind.name, error, [ROW.key])
         else:
             there.append(Entrant(kind.name, kind.role, contender, ()))
-    gc.collect()
-    gc.freeze()
-    row = measure_row(ROW, there, settings, left_out)
-    gc.unfreeze()
+    rows = measure_rows([ROW], there, settings, left_out)
     done = contest.document(
         SEQUENCE_CONTENDERS,
         {**asdict(settings), "transitions": count},
-        rows=[row],
+        rows=rows,
         at_ends={kind.name: kind.at_ends for kind in SEQUENCE_CONTENDERS},
-        bars=contest.judged(BARS, [row]),
+        bars=contest.judged(BARS, rows),
         left_out=left_out.as_list(),
     )
     for entrant in there:
@@ -75,34 +64,19 @@ def run(count: int, settings: Settings) -> dict[str, Any]:
     return done
 
 
-def markdown(run: contest.Document) -> str:
+def section(run: contest.Document) -> str:
     settings = run["settings"]
-    parts = [
-        contest.heading(f"Sequences of {LENGTH} steps", run),
-        contest.rates(run["rows"], {"where an episode ends": run["at_ends"]}),
-        contest.verdicts(run["bars"]),
-        contest.absent(run["left_out"]),
-        f"""## How
+    table = contest.rates(run["rows"], {"where an episode ends": run["at_ends"]})
+    return f"""{table}
 
-{settings["transitions"]:,} transitions in every buffer: {OBS} float32, an int64 action, a float32 reward; episodes of
-{LENGTHS[0]} to {LENGTHS[1]} steps. Medians of {settings["repeats"]} repeats of about {settings["seconds"] * 1e3:g} ms,
-in turn; one thread each. A batch counts until obs, action, reward and terminated are in hand, [{SIZE}, {LENGTH}, ...];
-the NumPy gather has the obs alone. The best peer is in bold; Flashbax, which crosses episodes, is not one.""",
-    ]
-    return "\n\n".join(parts)
+{settings["transitions"]:,} transitions in every buffer: {OBS} float32, an int64 action, a float32 reward; episodes
+of {LENGTHS[0]} to {LENGTHS[1]} steps. Medians of {settings["repeats"]} repeats of about
+{settings["seconds"] * 1e3:g} ms, in turn; one thread each. A batch counts until obs, action, reward and terminated
+are in hand, [{SIZE}, {LENGTH}, ...]; the C floor copies the same bytes, from random starts, into memory that is
+there; the NumPy gather has the obs alone. The best peer is in bold; Flashbax, which crosses episodes, is not one.
+TensorFlow reads ahead for Reverb, in threads."""
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    return contest.timed_arguments(__doc__.splitlines()[0], RESULTS, 5_000, 200_000, given)
-
-
-def main() -> None:
-    options = arguments()
-    machine.use_one_thread()
-    warnings.simplefilter("ignore")  # the peers' own
-    measured = run(options.transitions, Settings(options.repeats, options.seconds))
-    contest.finish(measured, markdown(measured), options.out)
-
-
-if __name__ == "__main__":
-    main()
+PART = Part(
+    "sequences", "Sequences of steps", lambda quick: run(QUICK if quick else COUNT, Settings.of(quick)), section
+)

@@ -1,21 +1,20 @@
-"""Threads: one adds transitions one at a time, one samples batches of 256, both as fast as they can.
+"""Threads on one buffer: one adds transitions, one samples batches of 256, at once; and 1, 2 or 4 at one of the two.
 
-    python benchmarks/threads.py [--quick] [--transitions N] [--repeats N] [--out FILE]
-
-All libraries in turn in one run; those that are not made for threads behind a lock. Prints a report and keeps it as
-JSON.
+Each goes as fast as it can, a transition at a time. Libraries that are not made for threads are behind a lock.
+On a free-threaded Python: `PYTHON_GIL=0 python -m benchmarks --full --only threads --out FILE`.
+Without PYTHON_GIL=0, the first extension that is not made for it takes the global lock back for all.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
+import sys
+import sysconfig
 import threading
 import time
-import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,14 +27,15 @@ from adapters.replaybank import Replaybank
 from adapters.sb3 import StableBaselines3
 from adapters.torchrl import TorchRL
 from contender import Contender, Setup
-from peers import LeftOut, Settings, build
-from report import table
+from measuring import LeftOut, Part, Settings, build
+from report import table, within
 from transitions import FIELDS, OBS_SIZE, Transitions, in_turn, trajectories
 
-RESULTS = Path(__file__).with_name("threads.json")
+COUNT, QUICK = 100_000, 5_000  # transitions in every buffer
 SIZE = 256
 STEPS = 4_096  # that are added in turn
 AT_A_TIME = 16  # calls between two looks at the clock's flag
+TEAMS = (1, 2, 4)
 PRIORITIZED = {False: "uniform", True: "prioritized"}
 #: Ahead of these on both at once, uniform sampling.
 AHEAD_OF = ("TorchRL", "NumPy with a lock")
@@ -110,33 +110,53 @@ def locked(*calls: Callable[..., Any]) -> list[Callable[..., Any]]:
 CONTENDERS: tuple[type[Contender], ...] = (Replaybank, TorchRL, NumPyColumns, LockedSB3, LockedCpprb)
 
 
-def together(contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: float) -> tuple[float, float]:
-    """Transitions and batches a second, where one thread adds and one samples for so long."""
+@dataclass(frozen=True)
+class Crew:
+    """Threads on one buffer."""
+
+    adders: int = 0
+    samplers: int = 0
+
+
+ONE_EACH = Crew(1, 1)
+TEAMS_OF = {
+    "transitions in": {size: Crew(adders=size) for size in TEAMS},
+    f"batches of {SIZE} out": {size: Crew(samplers=size) for size in TEAMS},
+}
+CREWS = (ONE_EACH, *(crew for teams in TEAMS_OF.values() for crew in teams.values()))
+
+
+def together(
+    contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: float, crew: Crew = ONE_EACH
+) -> tuple[float, float]:
+    """Transitions and batches a second, of all threads of a crew that works for so long."""
     running = threading.Event()
     running.set()
-    counts, failures = {"adds": 0, "batches": 0}, []
+    adds, batches, failures = [0] * crew.adders, [0] * crew.samplers, []
 
-    def adding() -> None:
-        add = contender.add
+    def adding(number: int) -> None:
+        add, begin = contender.add, number * len(forms) // crew.adders
         while running.is_set():
-            for step in in_turn(forms, counts["adds"], AT_A_TIME):
+            for step in in_turn(forms, begin + adds[number], AT_A_TIME):
                 add(*step)
-            counts["adds"] += AT_A_TIME
+            adds[number] += AT_A_TIME
 
-    def sampling() -> None:
+    def sampling(number: int) -> None:
         sample, unpack = contender.sample, contender.unpack
         while running.is_set():
             unpack(sample(SIZE))
-            counts["batches"] += 1
+            batches[number] += 1
 
-    def guarded(work: Callable[[], None]) -> None:
+    def guarded(work: Callable[[int], None], number: int) -> None:
         try:
-            work()
+            work(number)
         except Exception as error:
             failures.append(error)
             running.clear()
 
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in (adding, sampling)]
+    parts = [(adding, number) for number in range(crew.adders)]
+    parts += [(sampling, number) for number in range(crew.samplers)]
+    threads = [threading.Thread(target=guarded, args=part) for part in parts]
     begin = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -147,7 +167,7 @@ def together(contender: Contender, forms: Sequence[tuple[Any, ...]], seconds: fl
     elapsed = time.perf_counter() - begin
     for error in failures:
         raise error
-    return counts["adds"] / elapsed, counts["batches"] / elapsed
+    return sum(adds) / elapsed, sum(batches) / elapsed
 
 
 def entrants(setup: Setup, data: Transitions, left_out: LeftOut) -> Iterator[tuple[Contender, list[tuple[Any, ...]]]]:
@@ -164,22 +184,51 @@ def entrants(setup: Setup, data: Transitions, left_out: LeftOut) -> Iterator[tup
             yield contender, forms
 
 
-def measure(setup: Setup, data: Transitions, settings: Settings, left_out: LeftOut) -> dict[str, Any]:
+def measure(
+    setup: Setup, data: Transitions, settings: Settings, left_out: LeftOut
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of one of each, and the rows of teams."""
     ready = list(entrants(setup, data, left_out))
+    key = PRIORITIZED[setup.prioritized]
     gc.collect()
     gc.freeze()
-    machine.say(f"timing: {PRIORITIZED[setup.prioritized]}")
-    found: dict[str, list[tuple[float, float]]] = {contender.name: [] for contender, _ in ready}
+    machine.say(f"timing: {key}")
+    found: dict[tuple[str, Crew], list[tuple[float, float]]] = defaultdict(list)
     for _ in range(settings.repeats):
-        for contender, forms in ready:
-            found[contender.name].append(together(contender, forms, settings.seconds))
+        for crew in CREWS:
+            for contender, forms in ready:
+                found[contender.name, crew].append(together(contender, forms, settings.seconds, crew))
     gc.unfreeze()
-    results = [
-        {"name": name, "adds": spread(adds), "batches": spread(batches)}
-        for name, pairs in found.items()
+    spreads = {
+        at: {"adds": spread(adds), "batches": spread(batches)}
+        for at, pairs in found.items()
         for adds, batches in [zip(*pairs, strict=True)]
+    }
+    names = [contender.name for contender, _ in ready]
+    row = {
+        "key": key,
+        "unit": "a second",
+        "results": [{"name": name, **spreads[name, ONE_EACH]} for name in names],
+    }
+    teams = [
+        {
+            "key": key,
+            "work": work,
+            "unit": "a second, all threads together",
+            "results": [
+                {
+                    "name": name,
+                    "threads": {
+                        str(size): spreads[name, crew]["adds" if crew.adders else "batches"]
+                        for size, crew in crews.items()
+                    },
+                }
+                for name in names
+            ],
+        }
+        for work, crews in TEAMS_OF.items()
     ]
-    return {"key": PRIORITIZED[setup.prioritized], "unit": "a second", "results": results}
+    return row, teams
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -188,72 +237,78 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def bars(row: contest.Document) -> list[dict[str, Any]]:
-    """Ours over each of AHEAD_OF, for adds and for batches: met where both are above 1."""
+    """Ours over each of AHEAD_OF, for adds and for batches: both are to be ahead."""
     medians = {result["name"]: (result["adds"]["median"], result["batches"]["median"]) for result in row["results"]}
-    ours = medians[Replaybank.name]
     judged = []
     for name in AHEAD_OF:
-        ratios = [mine / theirs for mine, theirs in zip(ours, medians[name], strict=True)] if name in medians else None
-        judged.append({"against": name, "measured": ratios, "met": ratios and min(ratios) > 1})
+        for place, what in enumerate(("transitions in", "batches out")):
+            there = Replaybank.name in medians and name in medians
+            ratio = medians[Replaybank.name][place] / medians[name][place] if there else None
+            judged.append(
+                {
+                    "row": f"threads-{row['key']}",
+                    "text": f"more {what} than {name}",
+                    "limit": 1,
+                    "at_most": False,
+                    "against": name,
+                    "measured": ratio,
+                    "met": None if ratio is None else ratio > 1,
+                }
+            )
     return judged
 
 
 def run(count: int, settings: Settings) -> dict[str, Any]:
     data = trajectories(count + STEPS, np.random.default_rng(0))
     left_out = LeftOut()
-    rows = []
+    rows, teams = [], []
     for prioritized in PRIORITIZED:
-        rows.append(measure(Setup(count, prioritized=prioritized), data, settings, left_out))
+        row, more = measure(Setup(count, prioritized=prioritized), data, settings, left_out)
+        rows.append(row)
+        teams += more
         gc.collect()
     return contest.document(
         CONTENDERS,
         {**asdict(settings), "transitions": count, "batch": SIZE},
+        interpreter=interpreter(),
         rows=rows,
+        teams=teams,
         bars=bars(rows[0]),
         left_out=left_out.as_list(),
     )
 
 
-def markdown(run: contest.Document) -> str:
-    parts = [contest.heading("One thread adds, one samples", run)]
-    for row in run["rows"]:
-        lines = [
-            (result["name"], f"{result['adds']['median']:,.0f}", f"{result['batches']['median']:,.0f}")
-            for result in row["results"]
-        ]
-        parts += [f"## {row['key']}", table(("a second, at once", "transitions in", f"batches of {SIZE} out"), lines)]
-    words = {True: "met", False: "NOT met", None: "not measured"}
-    lines = [
-        (bar["against"], *(f"{ratio:.2f}×" for ratio in bar["measured"] or ()), words[bar["met"]])
-        for bar in run["bars"]
-        if bar["measured"]
-    ]
-    settings = run["settings"]
-    parts += [
-        "## Bars\n\n" + table(("ahead of, on both at once", "transitions", "batches", ""), lines),
-        contest.absent(run["left_out"]),
-        f"""## How
+def interpreter() -> str:
+    """What its threads share, now that every extension is loaded."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return "with a global lock"
+    return "free-threaded, with a global lock again" if sys._is_gil_enabled() else "free-threaded"
 
-{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of {settings["repeats"]} repeats of
-{settings["seconds"] * 1e3:g} ms, in turn. The two threads share one interpreter and its lock. A batch counts until the
-arrays of a loss are in hand.""",
-    ]
+
+def section(run: contest.Document) -> str:
+    parts = []
+    for row in run["rows"]:
+        lines = [(result["name"], _rate(result["adds"]), _rate(result["batches"])) for result in row["results"]]
+        header = (f"{row['key']}, a second, at once", "transitions in", f"batches of {run['settings']['batch']} out")
+        parts.append(table(header, lines))
+    for team in run["teams"]:
+        lines = [(result["name"], *map(_rate, result["threads"].values())) for result in team["results"]]
+        header = (f"{team['key']}, a second: {team['work']}", *(f"{size} thread{'s' * (size > 1)}" for size in TEAMS))
+        parts.append(table(header, lines))
+    settings = run["settings"]
+    parts.append(f"""{settings["transitions"]:,} CartPole-size transitions in every buffer. Medians of
+{settings["repeats"]} repeats of {settings["seconds"] * 1e3:g} ms, in turn. All threads share one buffer and one
+interpreter ({run["interpreter"]}); where several do the same, the rate is that of all together. A batch counts until
+the arrays of a loss are in hand.""")
     return "\n\n".join(parts)
 
 
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    options = contest.timed_arguments(__doc__.splitlines()[0], RESULTS, 5_000, 100_000, given)
-    options.seconds = 0.1 if options.quick else 0.5
-    return options
+def _rate(found: contest.Document) -> str:
+    return f"{found['median']:,.0f} {within(found)}"
 
 
-def main() -> None:
-    options = arguments()
-    machine.use_one_thread()
-    warnings.simplefilter("ignore")  # the peers' own
-    measured = run(options.transitions, Settings(options.repeats, options.seconds))
-    contest.finish(measured, markdown(measured), options.out)
+def measured(quick: bool) -> dict[str, Any]:
+    return run(QUICK if quick else COUNT, Settings(5, 0.1) if quick else Settings(9, 0.25))
 
 
-if __name__ == "__main__":
-    main()
+PART = Part("threads", "Threads", measured, section)

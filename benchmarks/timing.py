@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 Inputs = Sequence[tuple[Any, ...]]
+#: Whoever takes more than SLOW times the seconds of a repeat for one call has FEW repeats.
+SLOW, FEW = 20, 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def calls_within(trial: Trial, seconds: float, most: int = 5_000) -> int:
 def interleave(
     trials: Mapping[str, Trial], repeats: int, seconds: float, failed: Callable[[str, Exception], None]
 ) -> dict[str, Timing]:
-    """Time all trials in turn, `repeats` times, each for about `seconds`.
+    """Time all trials in turn, `repeats` times, each for about `seconds`; the very slow FEW times.
 
     A trial that raises is handed to `failed` with its error and is left out; the others go on.
     """
@@ -76,12 +78,18 @@ def interleave(
                 failed(name, error)
         for _ in range(repeats):
             for name in list(samples):
+                if len(samples[name]) >= FEW and _slow(samples[name][0], calls[name], trials[name], seconds):
+                    continue
                 try:
                     samples[name].append(microseconds(trials[name], calls[name]))
                 except Exception as error:
                     failed(name, error)
                     del samples[name]
     return {name: _summary(values, calls[name]) for name, values in samples.items()}
+
+
+def _slow(microseconds: float, calls: int, trial: Trial, seconds: float) -> bool:
+    return microseconds * calls * trial.per_call > 1e6 * SLOW * seconds
 
 
 def _summary(values: Sequence[float], calls: int) -> Timing:

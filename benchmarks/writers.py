@@ -1,23 +1,19 @@
 """Writer processes and one learner: transitions a second in, and batches a second out at the same time.
 
-    python benchmarks/writers.py [--quick] [--transitions N] [--repeats N] [--seconds S] [--cores N] [--out FILE]
-
 One and two processes add 64 transitions at a time, as fast as they can, while the learner samples (and, prioritized,
-updates) batches of 256; every library in turn in one run. Prints a report and keeps it as JSON.
+updates) batches of 256.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_bool, c_int64
+from dataclasses import asdict
 from itertools import cycle
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +23,11 @@ import machine
 from adapters.writers import MOST, SHARED_CONTENDERS, SharedContender
 from bars import Bar, best_peer
 from contender import ALPHA, BETA, Role, Setup
-from peers import LeftOut
-from report import ABSENT, table
+from measuring import LeftOut, Part, Settings
+from report import ABSENT, table, within
 from transitions import Transitions, priorities_like_td_errors, trajectories
 
-RESULTS = Path(__file__).with_name("writers.json")
+COUNT, QUICK = 1_000_000, 20_000  # transitions in every buffer
 AT_A_TIME, BATCH = 64, 256
 WRITERS = (1, 2)
 PRIORITIZED = {False: "uniform", True: "prioritized"}
@@ -178,8 +174,8 @@ def rows_of(kind: str, count: int, found: dict[str, tuple[Role, list[Rates]]]) -
     return rows
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    data = trajectories(options.transitions, np.random.default_rng(0))
+def run(count: int, settings: Settings) -> dict[str, Any]:
+    data = trajectories(count, np.random.default_rng(0))
     fresh = trajectories(max(WRITERS) * CHUNKS * AT_A_TIME, np.random.default_rng(1))
     left_out = LeftOut()
     measured: list[dict[str, Any]] = []
@@ -189,96 +185,74 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         for contestant in SHARED_CONTENDERS:
             machine.say(f"filling: {contestant.name}, {kind}")
             try:
-                contender = ready(contestant, Setup(options.transitions, prioritized, max(WRITERS)), data)
+                contender = ready(contestant, Setup(count, prioritized, max(WRITERS)), data)
             except Exception as error:  # whatever a peer fails with, the others go on and the report names it
                 left_out.note(contestant.name, error, keys)
                 continue
             parts = [fresh.part(start, start + AT_A_TIME) for start in range(0, len(fresh), AT_A_TIME)]
             chunks = [contender.chunk_form(part) for part in parts]
             there.append((contender, [chunks[:CHUNKS], chunks[CHUNKS:]]))
-        for count in WRITERS:
+        for writers in WRITERS:
             found: dict[str, tuple[Role, list[Rates]]] = {}
-            for _ in range(options.repeats):
+            for _ in range(settings.repeats):
                 for contender, chunks in list(there):
                     try:
-                        rates = measure(contender, chunks[:count], options.seconds)
+                        rates = measure(contender, chunks[:writers], settings.seconds)
                     except Exception as error:
                         left_out.note(contender.name, error, keys)
                         there = [entry for entry in there if entry[0] is not contender]
                         contender.close()
                     else:
-                        machine.say(f"{contender.name}, {kind}, {count}: {rates.transitions:,.0f} {rates.batches:,.0f}")
+                        machine.say(
+                            f"{contender.name}, {kind}, {writers}: {rates.transitions:,.0f} {rates.batches:,.0f}"
+                        )
                         found.setdefault(contender.name, (contender.role, []))[1].append(rates)
-            measured.extend(rows_of(kind, count, found))
+            measured.extend(rows_of(kind, writers, found))
         for contender, _ in there:
             contender.close()
         del there
-    settings = {name: getattr(options, name) for name in ("transitions", "repeats", "seconds", "cores")}
     return contest.document(
         SHARED_CONTENDERS,
-        {**settings, "at_a_time": AT_A_TIME, "batch": BATCH, "most": MOST, "alpha": ALPHA, "beta": BETA},
+        {
+            "transitions": count,
+            **asdict(settings),
+            "cores": os.cpu_count(),
+            "at_a_time": AT_A_TIME,
+            "batch": BATCH,
+            "most": MOST,
+            "alpha": ALPHA,
+            "beta": BETA,
+        },
         rows=measured,
         bars=contest.judged(BARS, measured),
         left_out=left_out.as_list(),
     )
 
 
-def markdown(run: contest.Document) -> str:
+def section(run: contest.Document) -> str:
     names = list(dict.fromkeys(result["name"] for row in run["rows"] for result in row["results"]))
     lines = []
     for row in run["rows"]:
-        rates = {result["name"]: f"{result['a_second']:,.0f}" for result in row["results"]}
+        rates = {result["name"]: f"{result['a_second']:,.0f} {within(result)}" for result in row["results"]}
         cells = [f"**{rates[name]}**" if name == row["best_peer"] else rates.get(name, ABSENT) for name in names]
         lines.append((row["title"], *cells))
-    parts = [
-        contest.heading("Writer processes and one learner", run),
-        table(("", *names), lines),
-        contest.verdicts(run["bars"]),
-        contest.absent(run["left_out"]),
-        _notes(run["settings"]),
-    ]
-    return "\n\n".join(parts)
+    return f"{table(('', *names), lines)}\n\n{_notes(run['settings'])}"
 
 
 def _notes(settings: contest.Document) -> str:
-    return f"""## How
+    return f"""{settings["transitions"]:,} transitions of CartPole's size in every buffer; each writer adds
+{settings["at_a_time"]} at a time, as fast as it can, from arrays made beforehand; the learner samples batches
+of {settings["batch"]} until the arrays of a loss are in hand and, prioritized, updates them. Both counts are of
+the same {settings["seconds"]:g} s; medians of {settings["repeats"]} repeats, the libraries in turn;
+{settings["cores"]} cores for all processes together.
 
-{settings["transitions"]:,} transitions of CartPole's size in every buffer; each writer adds {settings["at_a_time"]} at
-a time, as fast as it can, from arrays made beforehand; the learner samples batches of {settings["batch"]} until the
-arrays of a loss are in hand and, prioritized, updates them. Both counts are of the same {settings["seconds"]:g} s;
-medians of {settings["repeats"]} repeats, the libraries in turn; {settings["cores"]} cores for all processes together.
-
-replaybank's learner drains at most {settings["most"]:,} transitions before each batch: that shares its time between the
-two, and writers that are faster wait. What counts as taken in is in the buffer, and may be sampled. The others' writers
-write into the buffer themselves. The best peer is in bold."""
-
-
-def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="20,000 transitions, 2 short repeats")
-    parser.add_argument("--transitions", type=int, help="in every buffer (1,000,000)")
-    parser.add_argument("--repeats", type=int, help="(7, quick: 2)")
-    parser.add_argument("--seconds", type=float, help="of each repeat (2, quick: 0.3)")
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="for all processes together (all there are)")
-    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} beside this file, for whole runs alone")
-    options = parser.parse_args(given)
-    if options.out is None and not (options.quick or options.transitions):
-        options.out = RESULTS
-    options.transitions = options.transitions or (20_000 if options.quick else 1_000_000)
-    options.repeats = options.repeats or (2 if options.quick else 7)
-    options.seconds = options.seconds or (0.3 if options.quick else 2.0)
-    return options
+replaybank's learner drains at most {settings["most"]:,} transitions before each batch: that shares its time between
+the two, and writers that are faster wait. What counts as taken in is in the buffer, and may be sampled. The others'
+writers write into the buffer themselves. The best peer is in bold."""
 
 
-def main() -> None:
-    options = arguments()
-    machine.use_one_thread()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    warnings.simplefilter("ignore")  # the peers' own
-    measured = run(options)
-    contest.finish(measured, markdown(measured), options.out)
+def measured(quick: bool) -> dict[str, Any]:
+    return run(QUICK if quick else COUNT, Settings(2, 0.3) if quick else Settings(5, 1.5))
 
 
-if __name__ == "__main__":
-    main()
+PART = Part("writers", "Writer processes", measured, section)

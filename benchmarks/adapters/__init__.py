@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from adapters.cpprb import Cpprb
+from adapters.dopamine import Dopamine
 from adapters.flashbax import Flashbax, FlashbaxCompiled
 from adapters.floor import FloorContender, FloorWalk
 from adapters.records import Records
 from adapters.replaybank import Replaybank
+from adapters.reverb import Reverb
+from adapters.rllib import RLlib
 from adapters.sb3 import StableBaselines3
 from adapters.textbook import Textbook
 from adapters.tianshou import Tianshou
@@ -19,6 +22,9 @@ CONTENDERS: tuple[type[Contender], ...] = (
     StableBaselines3,
     Tianshou,
     TorchRL,
+    RLlib,
+    Dopamine,
+    Reverb,
     Flashbax,
     FlashbaxCompiled,
     Textbook,

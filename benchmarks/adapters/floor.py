@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 from contender import ALPHA, EPSILON, Contender, LeftOutError, NoSuchWorkError, Role, Setup
 from floor import LANES, Floor, compiled, to_records
 from timing import Inputs, Trial
-from transitions import Step, Transitions, priorities_like_td_errors
+from transitions import FIELDS, Step, Transitions, priorities_like_td_errors
+
+#: Transitions that are filled in at once.
+AT_ONCE = 1_000_000
+OBS = ("obs", "next_obs")
 
 
 class FloorContender(Contender):
-    """Uniform: read one record a row. Prioritized: walk the tree, then read one record a row. Update: the tree."""
+    """Adds copy records, batches read one a row; prioritized, the tree is walked first; an update adds up its sums.
+
+    The whole step is all of that: newcomers have their place in the tree, too.
+    """
 
     name = "C floor"
     role = Role.FLOOR
@@ -24,23 +31,30 @@ class FloorContender(Contender):
 
     @classmethod
     def check(cls, setup: Setup) -> None:
-        if setup.streams > 1:
-            raise NoSuchWorkError
         compiled()
 
     def build(self) -> None:
         self._floor = Floor(self.setup.capacity)
         self._rng = np.random.default_rng(self.setup.seed)
-        self.add = lambda *step: None
+        self.add = self._floor.add
 
     def fill(self, data: Transitions) -> None:
-        self._floor.records[:] = to_records(data)
+        for start in range(0, len(data), AT_ONCE):
+            self._floor.records[start : start + AT_ONCE] = to_records(data.part(start, start + AT_ONCE))
+
+    def add_form(self, step: Step) -> tuple[Any, ...]:
+        columns = (
+            np.atleast_1d(value) if name not in OBS else np.atleast_2d(value)
+            for name, value in zip(FIELDS, step, strict=True)
+        )
+        return (to_records(Transitions(*columns)),)
 
     def set_priorities(self, priorities: NDArray[np.float32]) -> None:
         self._floor.set_priorities(_leaves(priorities))
 
     def adding(self, steps: Sequence[Step]) -> Trial:
-        raise NoSuchWorkError
+        records = self._records(steps)
+        return Trial(lambda calls: [(records,)] * calls, self._floor.add, len(records) // self.setup.streams)
 
     def sampling(self, size: int) -> Trial:
         _fits(size)
@@ -58,7 +72,20 @@ class FloorContender(Contender):
         return Trial(prepare, self._floor.update, self.length)
 
     def stepping(self, size: int, steps: Sequence[Step]) -> Trial:
-        raise NoSuchWorkError
+        _fits(size)
+        records = self._records(steps)[: 4 * self.length]
+        shape = self.length, size
+
+        def prepare(calls: int) -> Inputs:
+            return [
+                (records, 1.0, self._rng.random(shape), _leaves(priorities_like_td_errors(shape, self._rng)))
+                for _ in range(calls)
+            ]
+
+        return Trial(prepare, self._floor.step, self.length)
+
+    def _records(self, steps: Sequence[Step]) -> NDArray[np.void]:
+        return np.concatenate([self.add_form(step)[0] for step in steps])
 
     def _places(self, size: int) -> NDArray[np.int64]:
         return self._rng.integers(0, self.setup.capacity, size=(self.length, size))
@@ -83,7 +110,13 @@ class FloorWalk(FloorContender):
         _fits(size)
         return Trial(self._uniforms(size), self._floor.walk, self.length)
 
+    def adding(self, steps: Sequence[Step]) -> Trial:
+        raise NoSuchWorkError
+
     def updating(self, size: int) -> Trial:
+        raise NoSuchWorkError
+
+    def stepping(self, size: int, steps: Sequence[Step]) -> Trial:
         raise NoSuchWorkError
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from adapters.reverb import interpreter
 from adapters.scaling import Contestant
-from adapters.sequences import INTERPRETER
 from contender import LeftOutError
 
 WORKER = Path(__file__).resolve().parents[1] / "reverb_shards.py"
@@ -29,7 +28,7 @@ class ReverbProcess:
 
     def __init__(self, role: str, **given: Any) -> None:
         self._process = subprocess.Popen(
-            [os.environ[INTERPRETER], str(WORKER), role, json.dumps(given)],
+            [interpreter(), str(WORKER), role, json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -73,11 +72,7 @@ class ReverbShards(Contestant):
     )
 
     def build(self) -> None:
-        if INTERPRETER not in os.environ:
-            raise LeftOutError(
-                "needs TensorFlow 2.15 and NumPy 1, so an interpreter of its own: "
-                f"set {INTERPRETER} to one that has dm-reverb"
-            )
+        interpreter()
         size, prioritized, shards, writers = self.scale
         self._all: list[ReverbProcess] = []
         about = {"shape": size.shape, "dtype": size.dtype, "prioritized": prioritized}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import weakref
@@ -16,15 +15,15 @@ from numpy.typing import NDArray
 
 from adapters.flashbax import Flashbax
 from adapters.replaybank import Replaybank
+from adapters.reverb import interpreter
 from adapters.tianshou import NAMES
 from adapters.torchrl import TorchRL
 from contender import Contender, LeftOutError, Role, Setup
+from floor import FrameFloor, compiled
 from timing import Trial
 from transitions import Transitions
 
 LENGTH = 80
-#: Names the interpreter that has Reverb.
-INTERPRETER = "REVERB_PYTHON"
 OBS = 64
 
 
@@ -51,8 +50,6 @@ class SequenceContender(Contender):
 
     #: What it does where an episode ends inside a sequence.
     at_ends: ClassVar[str]
-    #: Of what is not installed here, by name.
-    versions: Mapping[str, str] = {}
 
 
 class ReplaybankSequence(SequenceContender, Replaybank):
@@ -236,11 +233,7 @@ class Reverb(SequenceContender):
     @classmethod
     def check(cls, setup: Setup) -> None:
         super().check(setup)
-        if INTERPRETER not in os.environ:
-            raise LeftOutError(
-                "needs TensorFlow 2.15 and NumPy 1, so an interpreter of its own: "
-                f"set {INTERPRETER} to one that has dm-reverb"
-            )
+        interpreter()
 
     def build(self) -> None:
         self.sample = self._sample
@@ -251,7 +244,7 @@ class Reverb(SequenceContender):
             np.savez(path, **data.columns())
             worker = Path(__file__).resolve().parents[1] / "reverb_worker.py"
             self._process = subprocess.Popen(
-                [os.environ[INTERPRETER], str(worker), str(path), str(LENGTH)],
+                [interpreter(), str(worker), str(path), str(LENGTH)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -326,7 +319,7 @@ class Gather(SequenceContender):
     """`obs[starts[:, None] + arange(80)]`: the observations alone, from random starts made beforehand."""
 
     name = "one NumPy gather"
-    role = Role.FLOOR
+    role = Role.REFERENCE
     at_ends = "goes on with another"
 
     def build(self) -> None:
@@ -349,6 +342,53 @@ class Gather(SequenceContender):
         return {"obs": batch, "real": np.ones(batch.shape[:2], bool)}
 
 
+class SequenceFloor(SequenceContender):
+    """The bytes of obs, action, reward and terminated of 80 steps in a row, copied in C into memory that is there.
+
+    From random starts made beforehand, whatever episodes they are of; no padding.
+    """
+
+    name = "C floor"
+    role = Role.FLOOR
+    at_ends = "goes on with another"
+    #: Batches in a row inside C, so that the way there costs nothing.
+    length: ClassVar[int] = 20
+    #: The largest batch.
+    most: ClassVar[int] = 256
+
+    @classmethod
+    def check(cls, setup: Setup) -> None:
+        compiled()
+
+    def build(self) -> None:
+        self._rng = np.random.default_rng(self.setup.seed)
+        self.sample = self._one
+
+    def fill(self, data: Transitions) -> None:
+        columns = (data.obs, data.action, data.reward, data.terminated)
+        self._floors = [FrameFloor(np.ascontiguousarray(column), LENGTH, self.most) for column in columns]
+
+    def sampling(self, size: int) -> Trial:
+        if size > self.most:
+            raise LeftOutError(f"has room for batches of {self.most}")
+        return Trial(lambda calls: [(self._starts(self.length, size),) for _ in range(calls)], self._copy, self.length)
+
+    def _starts(self, calls: int, size: int) -> NDArray[np.int64]:
+        return self._rng.integers(0, self.setup.capacity - LENGTH, size=(calls, size))
+
+    def _copy(self, starts: NDArray[np.int64]) -> None:
+        for floor in self._floors:
+            floor.copy(starts, fresh=False)
+
+    def _one(self, size: int) -> NDArray[np.float32]:
+        self._copy(self._starts(1, size))
+        obs: NDArray[np.float32] = self._floors[0].out[:size]
+        return obs
+
+    def columns(self, batch: Any) -> Mapping[str, NDArray[Any]]:
+        return {"obs": batch, "real": np.ones(batch.shape[:2], bool)}
+
+
 SEQUENCE_CONTENDERS: tuple[type[SequenceContender], ...] = (
     ReplaybankSequence,
     D3rlpy,
@@ -359,4 +399,5 @@ SEQUENCE_CONTENDERS: tuple[type[SequenceContender], ...] = (
     TianshouSequences,
     FlashbaxSequences,
     Gather,
+    SequenceFloor,
 )

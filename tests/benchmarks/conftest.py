@@ -1,4 +1,4 @@
-"""`python benchmarks/peers.py` finds the modules beside it by their plain names; so do these tests."""
+"""Modules of benchmarks/ find each other by their plain names; so do these tests."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from adapters import CONTENDERS
 from contender import ALPHA, BETA, LOSS_FIELDS, Contender, LeftOutError, NoSuchWorkError, Role, Setup
-from peers import build
+from measuring import build
 from transitions import Transitions, priorities_like_td_errors, trajectories
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own warnings are not ours to mend
@@ -37,7 +37,11 @@ def full(kind: type[Contender], setup: Setup) -> tuple[Contender, Transitions]:
         pytest.skip(f"{kind.name}: {error!r}")
     if setup.streams > 1:
         return contender, data
-    return contender, data.part(len(data) - setup.capacity, len(data))
+    begin = len(data) - setup.capacity
+    if kind.whole_episodes:  # without the rest of one that began before
+        ended = data.terminated | data.truncated
+        begin = 1 + int(np.flatnonzero(ended[begin - 1 :])[0]) + begin - 1
+    return contender, data.part(begin, len(data))
 
 
 def rows(columns: Mapping[str, NDArray[Any]], names: list[str]) -> list[bytes]:

@@ -130,7 +130,7 @@ def test_a_run_measures_every_row_and_bar(tmp_path: Path) -> None:
     assert judged["transitions-load"] is None  # no peer is there
     assert all(judged[f"transitions-{key}"] is not None for key in ("save", "again", "again-updated"))
     assert [bar["measured"] < 1 for bar in found["bars"] if "MiB" in bar["against"]] == [True, True]
-    text = durability.markdown(found)
+    text = durability.section(found)
     assert all(name in text for name in (OURS_NAME, "write, one fsync", "dd, conv=fsync"))
     assert list(tmp_path.iterdir()) == []
 
@@ -147,7 +147,7 @@ def test_a_process_that_dies_is_named_and_the_run_goes_on(tmp_path: Path, monkey
         (OURS_NAME, "write, one fsync", "dd, conv=fsync"), "its process died"
     )
     assert [row["results"] for row in found["rows"]] == [[], []]
-    assert "its process died" in durability.markdown(found)
+    assert "Medians of 1 turns" in durability.section(found)
 
 
 def test_peers_that_lose_priorities_are_no_bar_for_loading() -> None:

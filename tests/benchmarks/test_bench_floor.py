@@ -72,5 +72,35 @@ def test_update_leaves_every_sum_equal_to_its_children() -> None:
         np.testing.assert_allclose(above[: len(sums)], sums, rtol=1e-14)
 
 
+def test_add_goes_round() -> None:
+    rng = np.random.default_rng(5)
+    floor = floor_of(10)
+    records = to_records(unrelated(13, rng))
+    floor.add(records[:7])
+    floor.add(records[7:])
+    np.testing.assert_array_equal(floor.records, np.concatenate((records[10:], records[3:10])))
+
+
+def test_a_step_adds_samples_and_updates_as_its_pieces_do() -> None:
+    rng = np.random.default_rng(6)
+    one, other = floor_of(700), floor_of(700)
+    records, leaves = to_records(unrelated(700, rng)), rng.random(700) + 0.1
+    for floor in (one, other):
+        floor.records[:] = records
+        floor.set_priorities(leaves)
+    added, uniforms, priorities = to_records(unrelated(12, rng)), rng.random((3, 64)), rng.random((3, 64)) + 0.1
+    one.step(added, 2.0, uniforms, priorities)
+    for call in range(3):
+        other.add(added[4 * call : 4 * call + 4])
+        other.update(np.arange(4 * call, 4 * call + 4)[None], np.full((1, 4), 2.0))
+        other.walk_and_read(uniforms[call : call + 1])
+        other.update(other.slots[None, :64].copy(), priorities[call : call + 1])
+    np.testing.assert_array_equal(one.records, other.records)
+    np.testing.assert_array_equal(one.slots[:64], other.slots[:64])
+    np.testing.assert_array_equal(one.columns["obs"][:64], other.columns["obs"][:64])
+    for mine, theirs in zip(one.levels, other.levels, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_record_is_48_bytes() -> None:
     assert RECORD.itemsize == 48

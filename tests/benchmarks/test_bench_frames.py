@@ -18,12 +18,12 @@ import memory
 import sequences
 from adapters.frames import BUFFERS as FRAME_BUFFERS
 from adapters.frames import FRAME_CONTENDERS, FrameFloorFresh, FrameFloorReused, ready
-from adapters.sequences import LENGTH, SEQUENCE_CONTENDERS, SequenceContender, episodes
+from adapters.sequences import LENGTH, SEQUENCE_CONTENDERS, Gather, SequenceContender, SequenceFloor, episodes
 from bars import Bar
 from contender import Contender, LeftOutError, Role, Setup
 from floor import FrameFloor
 from frames_data import FRAME_BYTES, SIDE, STACK, Frames, random_frames
-from peers import Settings
+from measuring import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own warnings are not ours to mend
 
@@ -179,7 +179,7 @@ def test_a_run_over_frames_is_kept_and_reported(monkeypatch: pytest.MonkeyPatch,
     assert [row["key"] for row in finished["rows"]] == [bar.row for bar in frames.BARS[1:]]
     (ours,) = finished["mistakes"]
     assert ours["next_obs"] == 0
-    text = frames.markdown(finished)
+    text = frames.section(finished)
     assert "| replaybank " in text
     assert "C floor, fresh memory" in text
 
@@ -193,10 +193,11 @@ def test_a_run_over_memory_names_who_failed(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(memory, "breakout", lambda count: None)
     monkeypatch.setattr(memory, "_in_a_process_of_its_own", grown)
     finished = memory.run(10, ["replaybank", "cpprb", "SB3"])
-    assert finished["bar"]["met"] is True
-    text = memory.markdown(finished)
-    assert "56,800" in text
-    assert "- SB3 (memory): KeyError" in text
+    assert [bar["met"] for bar in finished["bars"]] == [True]
+    assert "56,800" in memory.section(finished)
+    (missing,) = finished["left_out"]
+    assert (missing["name"], missing["rows"]) == ("SB3", ["memory"])
+    assert missing["reason"].startswith("KeyError")
 
 
 def test_memory_above_the_bar_is_not_met() -> None:
@@ -250,7 +251,7 @@ def test_sequences_are_timed_until_the_arrays_of_a_loss_are_there(kind: type[Seq
     trial = of_episodes(kind).sampling(16)
     (given,) = trial.prepare(1)
     fields: Any = trial.call(*given)
-    if fields is not None and kind.role is not Role.FLOOR:  # what Reverb's process draws stays there
+    if fields is not None and kind not in (Gather, SequenceFloor):  # what Reverb's process draws stays there
         for values, size in zip(fields, (sequences.OBS, 1, 1, 1), strict=True):
             assert np.asarray(values).size == 16 * LENGTH * size
 
@@ -259,13 +260,6 @@ def test_sequences_are_timed_until_the_arrays_of_a_loss_are_there(kind: type[Seq
 def test_bars_are_about_rows_that_are_measured(bars: tuple[Bar, ...]) -> None:
     rows = {f"{kind}-{size}" for kind in frames.PRIORITIZED.values() for size in frames.SIZES} | {sequences.ROW.key}
     assert {bar.row for bar in bars} <= rows
-
-
-def test_short_runs_keep_nothing() -> None:
-    for module in (frames, memory, sequences):
-        assert module.arguments(["--quick"]).out is None
-        assert module.arguments(["--transitions", "100"]).out is None
-        assert module.arguments([]).out == module.RESULTS
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import ray_scaling
 from adapters.scaling import Contestant, Done, Scale
 from contender import LeftOutError
 from hands import AT_A_TIME, BATCH
-from peers import LeftOut
+from measuring import LeftOut
 from scaling_report import markdown
 from sizes import CARTPOLE, FRAMES, Size
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import peers
+import calls
+import page
 import report
 from bars import Bar, best_peer, judge
 from contender import Contender, LeftOutError, NoSuchWorkError, Role, Setup
-from timing import Trial, interleave, microseconds
+from measuring import Settings, floor_of, times_floor
+from timing import FEW, Trial, interleave, microseconds
 from transitions import Transitions, trajectories
-from work import GROUPS, Group, Row, uniform
+from work import Row, sample
 
 
 def result(name: str, median: float, role: Role = Role.PEER) -> dict[str, Any]:
@@ -70,13 +72,24 @@ def test_a_bar_without_both_sides_is_not_measured(results: list[dict[str, Any]])
 
 
 def test_every_bar_is_about_a_row_that_a_quick_run_has() -> None:
-    rows = set(peers.arguments(["--quick"]).rows)
-    assert {bar.row for bar in peers.BARS} <= rows
+    rows = {row.key for group in calls.groups(quick=True) for row in group.rows}
+    assert {bar.row for bar in calls.BARS} <= rows
 
 
-def test_row_keys_are_unique() -> None:
-    keys = [row.key for group in GROUPS for row in group.rows]
+@pytest.mark.parametrize("quick", [True, False])
+def test_row_keys_are_unique(quick: bool) -> None:
+    keys = [row.key for group in calls.groups(quick) for row in group.rows]
     assert len(keys) == len(set(keys))
+
+
+def test_what_is_over_its_floor_is_over_the_quickest_floor() -> None:
+    row = {"results": [*RESULTS, result("another floor", 4.0, Role.FLOOR)]}
+    found = floor_of(row)
+    assert found is not None
+    assert found["name"] == "another floor"
+    assert times_floor(row) == pytest.approx(2.5)
+    assert times_floor({"results": RESULTS[:3]}) is None
+    assert times_floor({"results": RESULTS[1:]}) is None
 
 
 class Counting(Contender):
@@ -133,12 +146,28 @@ class Silent(Counting):
 
 
 @pytest.fixture
-def finished(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A whole run over small groups of contenders that do nothing, or fail."""
-    row = Row("uniform", "uniform sample, 256", uniform(256))
-    group = Group((Setup(100),), trajectories, (row,), (Counting, Peer, Missing, Failing, Declining, Silent))
-    monkeypatch.setattr(peers, "GROUPS", (group,))
-    return peers.run(["uniform"], peers.Settings(repeats=3, seconds=1e-4))
+def finished() -> dict[str, Any]:
+    """A whole run over a small group of contenders that do nothing, or fail."""
+    row = Row("uniform-256", "uniform sample, 256", sample(256))
+    kinds = (Counting, Peer, Missing, Failing, Declining, Silent)
+    group = calls.Group(Setup(100), (row,), trajectories, kinds)
+    return calls.run([group], Settings(repeats=3, seconds=1e-4))
+
+
+class Slow(Peer):
+    name = "slow to fill"
+    most = 50
+
+
+def test_who_is_slow_to_fill_holds_less_and_is_named_so() -> None:
+    group = calls.Group(Setup(100), (Row("uniform-256", "", sample(256)),), trajectories, (Counting, Slow))
+    (row,) = calls.run([group], Settings(repeats=3, seconds=1e-4))["rows"]
+    assert [entry["name"] for entry in row["results"]] == ["replaybank", "slow to fill, 50"]
+
+
+def page_of(run: dict[str, Any]) -> str:
+    about = {"run": "quick", "seconds": 1.0, "load": {"before": [0.1, 0.1, 0.1], "after": None}}
+    return page.written({"parts": {"calls": about | run}, "failed": {}})
 
 
 def test_a_run_names_who_was_left_out_and_why(finished: dict[str, Any]) -> None:
@@ -148,13 +177,13 @@ def test_a_run_names_who_was_left_out_and_why(finished: dict[str, Any]) -> None:
         "failing": "RuntimeError: cannot load tree.so",
         "declining": "has no such buffer",
     }
-    text = report.markdown(finished)
+    text = page_of(finished)
     for name, reason in reasons.items():
-        assert f"- {name} (uniform): {reason}" in text
+        assert f"- {name} (`calls`: uniform): {reason}" in text
 
 
 def test_a_run_can_be_kept_and_reported_again(finished: dict[str, Any]) -> None:
-    assert report.markdown(json.loads(json.dumps(finished))) == report.markdown(finished)
+    assert page_of(json.loads(json.dumps(finished))) == page_of(finished)
 
 
 def test_a_run_keeps_medians_quartiles_and_ratios(finished: dict[str, Any]) -> None:
@@ -167,9 +196,9 @@ def test_a_run_keeps_medians_quartiles_and_ratios(finished: dict[str, Any]) -> N
     assert {"date", "commit", "python", "hardware", "versions", "settings", "bars"} <= set(finished)
 
 
-def test_the_report_says_which_bars_were_not_met(finished: dict[str, Any]) -> None:
-    bars = [judge(Bar("uniform", limit), RESULTS) for limit in (5, 7)]
-    text = report.markdown({**finished, "bars": bars})
+def test_the_page_says_which_bars_were_not_met(finished: dict[str, Any]) -> None:
+    bars = [judge(Bar("uniform-256", limit), RESULTS) for limit in (5, 7)]
+    text = page_of({**finished, "bars": bars})
     lines = [line for line in text.splitlines() if "faster than the best peer" in line]
     assert [line.split("|")[-2].strip() for line in lines] == ["met", "NOT met"]
 
@@ -181,18 +210,37 @@ def test_tables_are_aligned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.1234, "0.12"), (3.256, "3.26"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346")]
+    ("value", "text"),
+    [(0.001234, "0.00123"), (0.1234, "0.123"), (3.256, "3.26"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346")],
 )
-def test_durations_have_three_digits(value: float, text: str) -> None:
-    assert report.duration(value) == text
+def test_figures_have_three_digits_or_more(value: float, text: str) -> None:
+    assert report.rounded(value) == text
+
+
+@pytest.mark.parametrize(("half", "text"), [(0.21, "3.26 ± 0.21"), (0.001, "3.26 ± 0.00"), (7.0, "3.26 ± 7.00")])
+def test_a_spread_is_half_the_interquartile_range_in_the_digits_of_the_median(half: float, text: str) -> None:
+    result = {"median": 3.256, "lower_quartile": 3.0, "upper_quartile": 3.0 + 2 * half}
+    assert report.spread(result) == text
+
+
+def test_the_very_slow_have_few_repeats() -> None:
+    trials = {
+        "slow": Trial(lambda calls: [(0.004,)] * calls, time.sleep),
+        "quick": Trial(lambda calls: [()] * calls, int),
+    }
+    timings = interleave(trials, repeats=6, seconds=1e-4, failed=lambda name, error: pytest.fail(str(error)))
+    assert (timings["slow"].repeats, timings["quick"].repeats) == (FEW, 6)
 
 
 def test_repeats_go_round_the_contenders() -> None:
     order: list[str] = []
-    trials = {
-        name: Trial(lambda calls: [()] * calls, lambda name=name: order.append(name), per_call=2) for name in "abc"
-    }
-    timings = interleave(trials, repeats=4, seconds=1e-9, failed=lambda name, error: pytest.fail(str(error)))
+
+    def work(name: str) -> None:
+        order.append(name)
+        time.sleep(0.002)
+
+    trials = {name: Trial(lambda calls, name=name: [(name,)] * calls, work, per_call=2) for name in "abc"}
+    timings = interleave(trials, repeats=4, seconds=1e-3, failed=lambda name, error: pytest.fail(str(error)))
     assert order[-12:] == list("abc") * 4
     assert all(timing.repeats == 4 and timing.calls == 1 for timing in timings.values())
 
