@@ -53,6 +53,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turns the repository's links into the site's."""
+    if page.parent is None:  # a tab of one page: nothing beside it to go to
+        page.meta.setdefault("hide", ["navigation"])
     home, here = _home(page.file.src_uri), posixpath.dirname(page.file.src_uri)
 
     def relink(match: re.Match[str]) -> str:

@@ -25,6 +25,7 @@ class Flashbax(Contender):
 
     name = "Flashbax"
     distribution = "flashbax"
+    backend = "cpu"
     #: Shape and dtype of every field of an item.
     fields: ClassVar[Mapping[str, tuple[tuple[int, ...], Any]]] = {
         "obs": ((OBS_SIZE,), np.float32),
@@ -59,7 +60,7 @@ class Flashbax(Contender):
         how = {"add_batches": self.setup.streams > 1, **how}
         if self.setup.prioritized:
             return flashbax.make_prioritised_item_buffer(
-                self.setup.capacity, 1, size, priority_exponent=ALPHA, device="cpu", **how
+                self.setup.capacity, 1, size, priority_exponent=ALPHA, device=self.backend, **how
             )
         return flashbax.make_item_buffer(self.setup.capacity, 1, size, **how)
 
@@ -90,6 +91,9 @@ class Flashbax(Contender):
         return drawn
 
     def _sample(self, size: int) -> Any:
+        return self._jax.block_until_ready(self._dispatch(size))
+
+    def _dispatch(self, size: int) -> Any:
         if size not in self._samples:
             draw = self.draw(size)
 
@@ -98,7 +102,7 @@ class Flashbax(Contender):
                 return draw(state, now), key
 
             self._samples[size] = self._jax.jit(split_and_draw)
-        batch, self._key = self._jax.block_until_ready(self._samples[size](self._state, self._key))
+        batch, self._key = self._samples[size](self._state, self._key)
         return batch
 
     def _update(self, indices: Any, priorities: Any) -> None:

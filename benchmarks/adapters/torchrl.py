@@ -41,14 +41,24 @@ class TorchRL(Contender):
 
         self._tensordict = TensorDict
         self._torch = torch
-        storage = LazyTensorStorage(self.setup.capacity)
+        storage, options = LazyTensorStorage(self.setup.capacity, device=self.device()), self.options()
         if self.setup.prioritized:
-            self._buffer = TensorDictPrioritizedReplayBuffer(alpha=ALPHA, beta=BETA, eps=EPSILON, storage=storage)
+            self._buffer = TensorDictPrioritizedReplayBuffer(
+                alpha=ALPHA, beta=BETA, eps=EPSILON, storage=storage, **options
+            )
             self.update = self._buffer.update_priority
         else:
-            self._buffer = TensorDictReplayBuffer(storage=storage)
+            self._buffer = TensorDictReplayBuffer(storage=storage, **options)
         self.add = self._buffer.add if self.setup.streams == 1 else self._buffer.extend
         self.sample = self._buffer.sample
+
+    def device(self) -> str:
+        """Where the storage is."""
+        return "cpu"
+
+    def options(self) -> dict[str, Any]:
+        """Of the buffer."""
+        return {}
 
     def fill(self, data: Transitions) -> None:
         self._buffer.extend(self._rows(tuple(data.columns().values()), len(data)))
