@@ -32,7 +32,7 @@ class Settings:
 
     @classmethod
     def of(cls, quick: bool) -> Settings:
-        return cls(5, 0.02) if quick else cls(15, 0.05)
+        return cls(5, 0.02) if quick else cls(11, 0.05)
 
 
 @dataclass(frozen=True)
