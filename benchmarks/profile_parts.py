@@ -113,6 +113,7 @@ def measured() -> dict[str, Any]:
         "python": machine.python(),
         "hardware": machine.hardware(),
         "versions": machine.versions(("numpy", "replaybank")),
+        "load": machine.load(),
         "settings": {"rows": ROWS, "batch": BATCH, "calls": CALLS, "repeats": REPEATS},
         "rows": rows,
     }
