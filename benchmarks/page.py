@@ -225,7 +225,7 @@ def _left_out(results: Results) -> str:
             names += [entry["name"]] if entry["name"] not in names else []
             kinds += [kind for kind in _kinds(entry["rows"]) if kind not in kinds]
     lines = [
-        f"- {', '.join(names)} (`{key}`: {', '.join(kinds)}): {reason}"
+        f"- {'; '.join(names)} (`{key}`: {', '.join(kinds)}): {textwrap.shorten(reason, 200)}"
         for (key, reason), (names, kinds) in found.items()
     ]
     return "## Left out\n\n" + ("\n".join(lines) or "Nobody.")
