@@ -17,7 +17,8 @@ from measuring import NEAR, floor_of, times_floor
 from parts import PARTS
 from report import ABSENT, factor, rounded, table
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+README = Path(__file__).resolve().parents[1] / "README.md"
+DOCS = README.parent / "docs"
 PAGE = DOCS / "benchmarks.md"
 IMAGES = DOCS / "images" / "benchmarks"
 DEQUE = "textbook deque"
@@ -54,6 +55,14 @@ A GPU has a command of its own, `python benchmarks/device.py`; clusters are meas
 def write(results: Results) -> None:
     figures.draw(results, IMAGES)
     PAGE.write_text(written(results, on_a_gpu()), encoding="utf-8")
+    README.write_text(with_glance(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def with_glance(readme: str, results: Results) -> str:
+    """The README with the table of this run between its two marks."""
+    marked = re.compile(r"(?<=<!-- glance: python -m benchmarks --page -->\n).*?(?=<!-- /glance -->)", re.S)
+    assert marked.search(readme), "README.md: the marks of the table are gone"
+    return marked.sub(lambda _: f"\n{glance_table(results)}\n\n", readme)
 
 
 def on_a_gpu() -> Results | None:
@@ -126,6 +135,11 @@ def rows(results: Results) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _glance(results: Results) -> str:
+    return "\n\n".join(["## At a glance", *_images(results, "glance"), glance_table(results)])
+
+
+def glance_table(results: Results) -> str:
+    """replaybank, the best peer and the floor at the works that stand for the others."""
     lines = []
     there = {(key, row["key"]): row for key, row in rows(results)}
     for place, title in figures.GLANCE.items():
@@ -145,7 +159,7 @@ def _glance(results: Results) -> str:
                 )
             )
     header = ("", OURS, "best peer", "times replaybank", "floor", "replaybank, times floor")
-    return "\n\n".join(["## At a glance", *_images(results, "glance"), table(header, lines)])
+    return table(header, lines)
 
 
 def _time(median: float, row: Mapping[str, Any]) -> str:

@@ -1,16 +1,23 @@
-"""Where the time of `sample` and `update_priorities` goes, part by part, with caches swept between the parts.
+"""Where the time of `add`, `sample` and `update_priorities` goes, part by part, with caches swept between the parts.
 
-    python benchmarks/profile_parts.py
+    python benchmarks/profile_parts.py           # prints it
+    python benchmarks/profile_parts.py --write   # and keeps it: benchmarks/profile.json, the table of docs/why-fast.md
 
 A million transitions of CartPole's size, batches of 256, fresh indices and priorities; median µs a call. Looks behind
-the public names; the figures in docs/architecture.md come from here.
+the public names.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
+import json
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from time import perf_counter_ns
+from typing import Any
 
 import machine
 
@@ -22,6 +29,10 @@ import replaybank as rb  # noqa: E402
 from replaybank import kernels  # noqa: E402
 
 ROWS, BATCH, CALLS, REPEATS = 1_000_000, 256, 1_500, 9
+HERE = Path(__file__).parent
+RESULT = HERE / "profile.json"
+PAGE = HERE.parent / "docs" / "why-fast.md"
+MARKS = "<!-- python benchmarks/profile_parts.py --write -->", "<!-- end -->"
 
 
 def full(sampler: rb.Uniform | rb.Prioritized, rng: np.random.Generator) -> rb.ReplayBuffer:
@@ -57,27 +68,28 @@ def parts(rng: np.random.Generator) -> dict[str, Callable[[int], object]]:
         tree = sampler._masses._tree
         return lambda i: kernels.tree_find(tree, ROWS, oldest, added, uniforms[i].copy(), *found, lanes)
 
-    walks = {f"  tree walk, {n} abreast in a register": walk(n) for n in (1, 4, 8) if n <= kernels.LANES}
+    walks = {f"  the tree walk, {n} abreast in a register": walk(n) for n in (1, 4, 8) if n <= kernels.LANES}
     return {
-        "add": lambda i: uniform.add(*steps[i]),
-        "  the kernel append": lambda i: alone.append(steps[i], -1),
+        "add one": lambda i: uniform.add(*steps[i]),
+        "  the kernel `append`": lambda i: alone.append(steps[i], -1),
         "uniform sample": lambda i: uniform.sample(BATCH),
         "prioritized sample": lambda i: prioritized.sample(BATCH),
-        "  sample of 1 transition": lambda i: prioritized.sample(1),
-        "  random numbers": lambda i: prioritized._rng.random(BATCH),
-        "  draw, random numbers included": lambda i: sampler.draw(BATCH, prioritized._rng),
+        "  what Python costs (a sample of 1)": lambda i: prioritized.sample(1),
+        "  256 random numbers": lambda i: prioritized._rng.random(BATCH),
+        "  `draw`, random numbers and tree walk in it": lambda i: sampler.draw(BATCH, prioritized._rng),
         **walks,
-        "  read": lambda i: prioritized.view.read(rows, ids[i], prioritized._rng),
-        "  weights": lambda i: sampler.weights(probabilities),
-        "update_priorities": lambda i: prioritized.update_priorities(ids[i], errors[i]),
-        "  update of 1 transition": lambda i: prioritized.update_priorities(ids[0][:1], errors[0][:1]),
-        "  priority ** alpha": lambda i: np.power(errors[i], 0.6),
-        "  sum tree": lambda i: sampler._masses.update(ids[i], errors[i], oldest, added),
-        "  maximum tree (raw priorities)": lambda i: sampler._raw.update(ids[i], errors[i], oldest, added),
+        "  `read`": lambda i: prioritized.view.read(rows, ids[i], prioritized._rng),
+        "  `weights`, 256 single-precision powers": lambda i: sampler.weights(probabilities),
+        "`update_priorities`": lambda i: prioritized.update_priorities(ids[i], errors[i]),
+        "  what Python costs (an update of 1)": lambda i: prioritized.update_priorities(ids[0][:1], errors[0][:1]),
+        "  priority ** alpha, 256 double-precision powers": lambda i: np.power(errors[i], 0.6),
+        "  the sum tree": lambda i: sampler._masses.update(ids[i], errors[i], oldest, added),
+        "  the raw priorities and their maximum": lambda i: sampler._raw.update(ids[i], errors[i], oldest, added),
     }
 
 
-def main() -> None:
+def measured() -> dict[str, Any]:
+    """Medians and quartiles in µs a call, and with what they were taken."""
     rng = np.random.default_rng(0)
     timed = list(parts(rng).items())
     sweep = np.ones(40_000_000)
@@ -91,8 +103,49 @@ def main() -> None:
             for i in range(CALLS):
                 call(i)
             found.append((perf_counter_ns() - begin) / CALLS / 1e3)
+    rows = []
     for (name, _), found in zip(timed, times, strict=True):
-        print(f"{name:38s} {np.median(found):6.2f}")
+        low, middle, high = np.quantile(found, (0.25, 0.5, 0.75)).tolist()
+        rows.append({"part": name, "median": middle, "lower_quartile": low, "upper_quartile": high})
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": machine.commit(),
+        "python": machine.python(),
+        "hardware": machine.hardware(),
+        "versions": machine.versions(("numpy", "replaybank")),
+        "settings": {"rows": ROWS, "batch": BATCH, "calls": CALLS, "repeats": REPEATS},
+        "rows": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as the page shows it."""
+    with_what = f"{result['hardware']['processor']}, {result['python']}, NumPy {result['versions']['numpy']}"
+    lines = [f"{with_what}, {result['date'][:10]}; µs a call:", "", "| part | median | quartiles |"]
+    lines.append("| --- | ---: | ---: |")
+    for row in result["rows"]:
+        name = re.sub("^  ", "– of that: ", row["part"])
+        quartiles = f"{row['lower_quartile']:.2f} to {row['upper_quartile']:.2f}"
+        lines.append(f"| {name} | {row['median']:.2f} | {quartiles} |")
+    return "\n".join(lines)
+
+
+def with_table(page: str, result: dict[str, Any]) -> str:
+    """The page, with this result between its marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{table(result)}\n\n{MARKS[1]}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where the time of a call goes, part by part.")
+    parser.add_argument("--write", action="store_true", help="keep the result, and write it into docs/why-fast.md")
+    write = parser.parse_args().write
+    result = measured()
+    print(table(result))
+    if write:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        PAGE.write_text(with_table(PAGE.read_text(), result))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Lock {
             wait();
         }
         owner_.store(me, std::memory_order_relaxed);
-        if (PyList_GET_SIZE(owed_.ptr()) != 0) keep_promises();
+        if (owed_.size() != 0) keep_promises();
     }
 
     void exit() {
@@ -69,7 +69,7 @@ class Lock {
 
     void keep_promises() {
         try {
-            while (PyList_GET_SIZE(owed_.ptr()) != 0) {
+            while (owed_.size() != 0) {
                 nb::object call = owed_[0];
                 owed_.attr("pop")(0);
                 call();

@@ -149,7 +149,7 @@ const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* roo
     }
     if (leaf.ndim > 0 || lead >= 0) return nullptr;
     if (PyFloat_Check(value)) {
-        const double x = PyFloat_AS_DOUBLE(value);
+        const double x = PyFloat_AsDouble(value);
         if (leaf.type == NPY_FLOAT64) {
             std::memcpy(room, &x, sizeof x);
             return room;
@@ -169,7 +169,7 @@ const char* values_of(PyObject* value, const Leaf& leaf, int64_t lead, char* roo
     if (PyArray_CheckScalar(value)) {
         PyArray_Descr* descr = PyArray_DescrFromScalar(value);
         const bool same = descr->type_num == leaf.type;
-        Py_DECREF(descr);
+        Py_DECREF(reinterpret_cast<PyObject*>(descr));
         if (!same) return nullptr;
         PyArray_ScalarAsCtype(value, room);
         return room;
@@ -343,7 +343,7 @@ nb::object py_block(nb::handle dtype) {
         throw nb::python_error();
     }
     PyCapsule_SetContext(owner, reinterpret_cast<void*>(nbytes));
-    Py_INCREF(descr);  // the array takes one
+    dtype.inc_ref();  // the array takes one
     PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descr, 0, nullptr, nullptr, memory, NPY_ARRAY_CARRAY, nullptr);
     if (!array || PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(array), owner) < 0) {
         if (!array) Py_DECREF(owner);

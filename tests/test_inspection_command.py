@@ -358,9 +358,8 @@ def test_a_checkpoint_is_only_read(saved: Path) -> None:
 def test_the_example_in_the_docs_is_what_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parent.parent / "docs" / "running.md").read_text(encoding="utf-8")
-    section = page.partition("## Look inside")[2]
-    block, excerpt = (re.findall(rf"^```{kind}\n(.*?)^```", section, re.M | re.S)[0] for kind in ("python", "text"))
+    page = (Path(__file__).parent.parent / "docs" / "guides" / "look-inside.md").read_text(encoding="utf-8")
+    block, excerpt = (re.findall(rf"^```{kind}\n(.*?)^```", page, re.M | re.S)[0] for kind in ("python", "text"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     exec(block, {})

@@ -71,7 +71,10 @@ class Batch:
     """
 
     def __init__(self, block: NDArray[Any], places: Mapping[str, Places], columns: Any = None) -> None:
-        """`block`: all columns, a structured array of shape (); `columns`: what to take instead (tensors by name)."""
+        """`block`: all columns, a structured array of shape (); `places`: where in it each field is.
+
+        `columns`: what to take instead of the block (tensors by name).
+        """
         columns = block if columns is None else columns
         # The fields are plain attributes: a loop reads each of them once or twice a batch.
         self.__dict__ = {
@@ -84,7 +87,7 @@ class Batch:
     def draw(
         self, indices: NDArray[np.int64], probabilities: NDArray[np.float64], weights: NDArray[np.float32]
     ) -> None:
-        """Takes what the sampler says: one number a transition, of each."""
+        """Takes what the sampler says: `indices` int64 [n], `probabilities` float64 [n], `weights` float32 [n]."""
         self.indices = indices
         self.probabilities = probabilities
         self.weights = weights

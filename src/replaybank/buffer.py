@@ -52,7 +52,7 @@ MOST_DRAWN = 2**31 // 26
 
 
 class PriorityReport(NamedTuple):
-    """What `update_priorities` did: how many were set, and how many were skipped since they had been overwritten."""
+    """What `update_priorities` did: how many ids were `updated`, and how many skipped as `stale`: overwritten since."""
 
     updated: int
     stale: int
@@ -161,6 +161,8 @@ class ReplayBuffer:
     ) -> int:
         """Adds one transition a stream, in stream order; gives the id of the first.
 
+        `obs`, `action`, `reward` and `extras` (further fields by name) have the shapes and dtypes of the schema, or
+        those that its dtypes hold without loss; `reward` is finite, `terminated` and `truncated` are bool.
         Arrays are [streams, ...], with one stream without the leading axis (a leading axis of 1 on every field, as a
         vector environment of one copy gives, is understood). `next_obs` is what the step returned: at an end the final
         observation, not that of the reset. `terminated` stops bootstrapping; either flag ends the segment.
@@ -199,7 +201,7 @@ class ReplayBuffer:
     ) -> int:
         """Adds n transitions of one stream, in order: arrays [n, ...]; gives the id of the first.
 
-        Raises as `add` does.
+        `stream`: 0 … streams - 1. All else, and what it raises, as `add` has it; ValueError for no such stream.
         """
         if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
             raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
@@ -213,7 +215,7 @@ class ReplayBuffer:
             return self._append(values, shape[0], np.full(shape, stream, np.int64))
 
     def end(self, mask: Any = None) -> None:
-        """What these streams (bool [streams]; None: all) add next begins a new segment, whatever it looks like.
+        """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment, whatever it looks like.
 
         For a reset in the middle of an episode, whose observation may happen to equal the one that was to come next.
         """
@@ -362,7 +364,7 @@ class ReplayBuffer:
         return Batches(self._lock, partial(self._sample, n), mover_for(device, pin), ahead)
 
     def read(self, indices: ArrayLike, view: View | None = None) -> Batch:
-        """What the buffer's view, or another one, makes of these transitions (ids, [n]), in this order.
+        """What the buffer's view, or another one, makes of the transitions `indices` (ids, [n]), in this order.
 
         Nothing is drawn: probabilities and weights are ones. Raises ValueError where an id is not in the buffer, or
         means nothing to the view.
@@ -379,7 +381,9 @@ class ReplayBuffer:
             return batch
 
     def walk(self, indices: ArrayLike, steps: int, forward: bool = True) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The ids `[n, steps + 1]` along the segment of each id ([n]), itself first; at its end the last is repeated.
+        """The ids `[n, steps + 1]` from each of `indices` (ids, [n]) on along its segment, itself first.
+
+        Towards newer ones, or with `forward=False` towards older ones; at the segment's end the last is repeated.
 
         The second array `[n]` counts the distinct ones: 1 … steps + 1. `steps` is at most the capacity: no path is
         longer. Raises ValueError where it is more, or an id is not in the buffer.
@@ -683,7 +687,7 @@ class ReplayBuffer:
         view: View | None = None,
         salvage: bool = False,
     ) -> Self:
-        """The buffer that was saved to a folder: its next batches are those of the one that never stopped.
+        """The buffer that was saved to the folder `path`: its next batches are those of the one that never stopped.
 
         Sampler and view come back with their settings. What holds functions (a schedule of one's own, `Hindsight`) or
         is not of this library must be given: `sampler`, `view`. A sampler of the kind that was saved takes up its

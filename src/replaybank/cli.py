@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from replaybank.study import SettingError
 
 _STUDY = "'replaybank[study]'"
+_EXTRAS = {"inspect": "'replaybank[inspect]'", "top": "'replaybank[ray]'"}  # of commands that need no study
 _PACKAGES = dict.fromkeys(
     ("tyro", "rich", "torch", "gymnasium", "scipy", "matplotlib", "tensorboard", "minatar", "Box2D"), _STUDY
 ) | {"wandb": "wandb", "plotly": "'replaybank[inspect]'", "ray": "'replaybank[ray]'"}
@@ -22,7 +24,11 @@ _HELP = """usage: replaybank COMMAND [flags]
   inspect PATH       look inside a saved buffer
   top                watch a cluster of replay shards on Ray
 
-Each command explains its flags with --help."""
+Each command explains its flags with --help; --version says which replaybank this is."""
+
+_HELP_STUDY = "usage: replaybank study COMMAND [flags]\n\n" + "\n".join(
+    line for line in _HELP.splitlines() if line.startswith("  study ")
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package not in _PACKAGES:
             raise
-        return _fail(f"this command needs the package {package}: pip install {_PACKAGES[package]}")
+        remedy = _EXTRAS.get(given[0], _PACKAGES[package])
+        return _fail(f"this command needs the package {package}: pip install {remedy}")
     except SettingError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -48,11 +55,21 @@ def _run(given: list[str]) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(_HELP)
         return 0 if given else 2
+    if given == ["--version"]:
+        from replaybank import __version__
+
+        print(f"replaybank {__version__}")
+        return 0
     for words, command in _COMMANDS.items():
         if given[: len(words)] == list(words):
             return command(given[len(words) :])
-    known = ", ".join(" ".join(words) for words in _COMMANDS)
-    print(f"replaybank: {' '.join(given[:2])!r} is no command; expected one of {known}", file=sys.stderr)
+    if given[0] == "study" and given[1:] in ([], ["-h"], ["--help"]):
+        print(_HELP_STUDY)
+        return 0 if given[1:] else 2
+    known = [" ".join(words) for words in _COMMANDS]
+    word = " ".join(given[: 1 + (given[0] == "study")])
+    guess = "".join(f" (did you mean {name}?)" for name in get_close_matches(word, known, n=1))
+    print(f"replaybank: {word!r} is no command{guess}; expected one of {', '.join(known)}", file=sys.stderr)
     return 2
 
 
@@ -95,7 +112,17 @@ def _study_plot(given: list[str]) -> int:
 def _figures(given: list[str]) -> int:
     from replaybank.study.figures import figures
 
-    return int(_cli(figures, "replaybank figures", given))
+    def draw(out: Path = Path("figures")) -> int:
+        """Draw the ideas behind replay as five pictures, PNG and SVG, and print each file's name.
+
+        Files of the same names are replaced.
+
+        Args:
+            out: the folder of the pictures, made if it is not there
+        """
+        return figures(out)
+
+    return int(_cli(draw, "replaybank figures", given))
 
 
 def _inspect(given: list[str]) -> int:
@@ -126,7 +153,10 @@ def _run_study(name: str, given: list[str], prog: str) -> int:
     flat = tyro.conf.arg(name="")
     run.__annotations__ = {"config": Annotated[study.config, flat], "settings": Annotated[RunSettings, flat]}
     run.__defaults__ = (config, RunSettings(study.seeds))
-    run.__doc__ = f"{study.question}\n\nResults go to runs/{name}. Ctrl-C keeps what has finished; --resume goes on."
+    run.__doc__ = (
+        f"{study.question}\n\nResults go to runs/{name}. Ctrl-C keeps what has finished; --resume goes on.\n"
+        "For a quick look: --seeds 2 (verdicts need at least five)."
+    )
     if study.presets:
         run.__doc__ += f"\n--preset NAME, where NAME is one of {', '.join(study.presets)}: other defaults."
     return int(_cli(run, prog, rest))

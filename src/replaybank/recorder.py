@@ -25,7 +25,10 @@ REUSED = (
 
 
 class Episode(NamedTuple):
-    """An episode that ended: in which environment, its summed reward (as the environment gave it) and its steps."""
+    """An episode that ended: in which `env` (0 … num_envs - 1), its rewards' sum, its `length` in steps.
+
+    `episodic_return` is undiscounted, of rewards as the environment gave them.
+    """
 
     env: int
     episodic_return: Any
@@ -85,6 +88,8 @@ class Recorder:
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Resets all environments, or those of `options["reset_mask"]` (bool [num_envs]); gives what env.reset gives.
 
+        `seed` and `options` are the environment's.
+
         What is stored next begins a new segment, whether the episodes had ended or not. Raises ValueError where the
         mask is not one, or leaves out an environment that was never reset.
         """
@@ -107,7 +112,9 @@ class Recorder:
         return obs, info
 
     def step(self, action: Any, **extras: Any) -> tuple[Any, Any, Any, Any, Any]:
-        """Steps the environments and adds what happened: what env.step gives. `extras` are fields of the buffer.
+        """Steps the environments with `action` and adds what happened; gives what env.step gives.
+
+        `extras`: further fields of the buffer, [num_envs, ...]; of a single environment without that axis.
 
         Raises ValueError, before anything is stepped or stored, where an environment has ended and must be reset first.
         Where the step fails, or what it gives cannot be stored, the error says so and the environments must be reset.

@@ -10,7 +10,8 @@ from threading import Thread
 class Saving:
     """A save that may still be on its way: `result()` waits for it, and raises what went wrong.
 
-    Where it went wrong and nobody asks, that is warned of (RuntimeWarning). The program does not end before it does.
+    `work` saves, in a thread of this `name`. Where it went wrong and nobody asks, that is warned of (RuntimeWarning).
+    The program does not end before it does.
     """
 
     def __init__(self, work: Callable[[], None], name: str) -> None:

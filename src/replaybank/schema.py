@@ -137,7 +137,7 @@ class Schema:
 
     @classmethod
     def inferred(cls, values: Mapping[str, Any], lead: int) -> Schema:
-        """From the first transition(s): float64 → float32, Python float → float32, int → int64, bool → bool.
+        """From the `values` of the first transition(s): float64, Python float → float32, int → int64, bool → bool.
 
         Other dtypes stay as they are; the reward is always a float. Mappings nest by name; tuples that hold arrays nest
         in order. `lead` is the length of the leading axis, -1 where there is none.
@@ -152,7 +152,7 @@ class Schema:
         return cls(fields)
 
     def with_fields(self, **extras: Any) -> Schema:
-        """A schema with further fields, given as in `Schema.of`."""
+        """A schema with further fields: `extras`, names and specs as in `Schema.of`, which raises what this raises."""
         return Schema(self.fields | {name: _parse((name,), spec) for name, spec in extras.items()})
 
     def plain(self) -> list[Any]:
@@ -221,6 +221,7 @@ class Schema:
 def schema_of(env_or_spaces: Any, **extras: Any) -> Schema:
     """The schema of a Gymnasium environment, a vector environment (its *single* spaces), or a pair (obs, action space).
 
+    One of these is `env_or_spaces`. Of spaces:
     Box (float64 → float32), Discrete (int64; values as the environment gives them, from `start` on), MultiDiscrete,
     MultiBinary, Dict and Tuple, nested. Raises TypeError for a space without a fixed shape (Text, Graph, Sequence,
     OneOf), naming the space and its place. `extras` are further fields, as in `Schema.of`.

@@ -130,7 +130,11 @@ class ReplayBuffer:
         self._buffer = bank.ReplayBuffer(capacity, sampler=Uniform(replace=False), seed=seed)
 
     def push(self, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
-        """Adds one transition. `state` is anything NumPy makes numbers of; nothing of it is kept but its values."""
+        """Adds one transition. `state` and `next_state` are anything NumPy makes numbers of, alike in shape.
+
+        `action`: a number or an array; `reward`: a finite number; `done`: bool. Only values are kept. Raises TypeError
+        or ValueError, and changes nothing, where they do not fit the first transition.
+        """
         _push(self._buffer, state, action, reward, next_state, done)
 
     def sample(self, batch_size: int) -> FiveTensors:
@@ -152,8 +156,9 @@ class ReplayBuffer:
 class PrioritizedReplayBuffer:
     """The textbook prioritized replay buffer: P(i) = p_i^alpha / sum_k p_k^alpha (Schaul et al. 2016, eq. 1).
 
-    `indices` name places, 0 … len - 1: a list that is overwritten in a circle once it is full. New transitions get the
-    largest priority in the buffer. `update_priorities` sets |TD error| + epsilon; `priorities[i] = x` sets x itself.
+    `capacity` and `seed` are those of `ReplayBuffer`. `indices` name places, 0 … len - 1: a list that is overwritten in
+    a circle once it is full. New transitions get the largest priority in the buffer. `update_priorities` sets |TD
+    error| + epsilon; `priorities[i] = x` sets x itself.
     """
 
     def __init__(self, capacity: int, alpha: float = 0.6, epsilon: float = 1e-6, seed: Any = None) -> None:
@@ -161,7 +166,7 @@ class PrioritizedReplayBuffer:
         self._buffer = bank.ReplayBuffer(capacity, sampler=self._sampler, seed=seed)
 
     def push(self, state: Any, action: Any, reward: Any, next_state: Any, done: Any) -> None:
-        """Adds one transition, with the largest priority in the buffer (1.0 where it is empty)."""
+        """Adds one transition, as `ReplayBuffer.push` does, with the largest priority in the buffer (1.0 if empty)."""
         _push(self._buffer, state, action, reward, next_state, done)
 
     def sample(self, batch_size: int) -> SevenTensors:
@@ -174,7 +179,7 @@ class PrioritizedReplayBuffer:
         return (*_five(batch), indices, torch.from_numpy(batch.probabilities.astype(np.float32)))
 
     def update_priorities(self, indices: Any, td_errors: Any) -> None:
-        """Sets the priorities of places [n] to |td_errors| ([n]) + epsilon.
+        """Sets the priorities of the places `indices` [n] to |td_errors| ([n]) + epsilon.
 
         Raises ValueError or TypeError, and changes nothing, where a place does not exist or an error is not finite.
         """
@@ -220,7 +225,10 @@ class PrioritizedReplayBuffer:
 
 
 class Priorities:
-    """The priorities of a `PrioritizedReplayBuffer`, as a view: `priorities[i]`, `priorities[i] = x`, `len`, NumPy."""
+    """The raw priorities of `owner`, a `PrioritizedReplayBuffer`, float64 by place: a view.
+
+    `priorities[i]`, `priorities[i] = x`, `len`, NumPy.
+    """
 
     def __init__(self, owner: PrioritizedReplayBuffer) -> None:
         self._owner = owner

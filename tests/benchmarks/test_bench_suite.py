@@ -101,6 +101,11 @@ def test_the_committed_page_is_what_the_committed_results_give() -> None:
     )
 
 
+def test_the_readme_has_the_table_of_the_committed_results() -> None:
+    readme = page.README.read_text(encoding="utf-8")
+    assert readme == page.with_glance(readme, suite.read(suite.RESULTS)), "python -m benchmarks --page"
+
+
 def test_the_committed_figures_are_drawn_of_the_committed_results(tmp_path: Path) -> None:
     stems = re.findall(r"\(images/benchmarks/(\w+)\.png\)", page.PAGE.read_text(encoding="utf-8"))
     assert set(stems) == set(figures.FIGURES), "every figure is on the page"

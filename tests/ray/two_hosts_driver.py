@@ -85,6 +85,8 @@ class Actor:
         self._writer = cluster.writer(flush_size=32, flush_seconds=0.05, timeout=60.0)
         self._name, self._added = name, 0
         self._stop = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
 
     def add(self, n: int) -> tuple[int, ...]:
         write(self._writer, self._name, self._added, n)
@@ -92,13 +94,18 @@ class Actor:
         return tuple(self._writer.flush())
 
     def keep_adding(self, a_second: int) -> None:
-        while not self._stop.wait(16 / a_second):
-            write(self._writer, self._name, self._added, 16)
-            self._added += 16
+        self._idle.clear()
+        try:
+            while not self._stop.wait(16 / a_second):
+                write(self._writer, self._name, self._added, 16)
+                self._added += 16
+        finally:
+            self._idle.set()
 
     def stop(self) -> tuple[int, tuple[int, ...]]:
         """How many it added, and what became of them."""
         self._stop.set()
+        assert self._idle.wait(60.0), "it writes for ever"
         return self._added, tuple(self._writer.flush(60.0))
 
     def stats(self) -> tuple[int, ...]:

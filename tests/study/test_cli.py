@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import replaybank
 from replaybank import cli
 from replaybank.study import catalog
 from replaybank.study.compare import ARMS
@@ -44,8 +45,10 @@ def test_a_bad_flag_is_one_clear_line_before_anything_is_written(
     [
         (["study", "run", "nope"], 1, "study: 'nope' is none; expected one of compare"),
         (["study", "plot", "nowhere"], 1, "nowhere is no folder of a study"),
-        (["compute"], 2, "'compute' is no command; expected one of compare, study list"),
+        (["xyz"], 2, "'xyz' is no command; expected one of compare, study list"),
         (["study", "walk"], 2, "'study walk' is no command"),
+        (["insepct", "run/replay"], 2, "'insepct' is no command (did you mean inspect?); expected"),
+        (["study", "run", "clifwalk"], 1, "'clifwalk' is none (did you mean cliffwalk?); expected"),
     ],
 )
 def test_an_unknown_command_study_or_folder_is_one_clear_line(
@@ -55,6 +58,21 @@ def test_an_unknown_command_study_or_folder_is_one_clear_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_study_alone_tells_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["study"]) == 2
+    text = capsys.readouterr().out
+    assert cli.main(["study", "--help"]) == 0
+    assert capsys.readouterr().out == text
+    assert [line.split()[:2] for line in text.splitlines()[2:]] == [["study", c] for c in ("list", "run", "plot")]
+
+
+def test_it_says_its_version_and_runs_as_a_module(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"replaybank {replaybank.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "replaybank", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"replaybank {replaybank.__version__}\n"
 
 
 def text_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -94,14 +112,28 @@ def test_every_study_of_the_list_can_be_asked_for_help(name: str, capsys: pytest
 
 def test_the_list_names_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["study", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    table, how = capsys.readouterr().out.split("\n\n")
+    lines = table.splitlines()
+    assert how == "Run one: replaybank study run NAME (--help: its flags)\n"
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(catalog.NAMES)
 
 
+COMPARE = ["compare", "--wandb", "--seeds", "1", "--steps", "500", "--workers", "1", "--out", "out"]
+
+
 @pytest.mark.parametrize(
-    ("missing", "remedy"), [("torch", "'replaybank[study]'"), ("tyro", "'replaybank[study]'"), ("wandb", "wandb")]
+    ("words", "missing", "remedy"),
+    [
+        (COMPARE, "torch", "'replaybank[study]'"),
+        (COMPARE, "tyro", "'replaybank[study]'"),
+        (COMPARE, "wandb", "wandb"),
+        (["inspect", "out"], "tyro", "'replaybank[inspect]'"),  # no PyTorch to look inside a buffer
+        (["top"], "tyro", "'replaybank[ray]'"),
+    ],
 )
-def test_a_missing_package_is_named_with_its_remedy(missing: str, remedy: str, tmp_path: Path) -> None:
+def test_a_missing_package_is_named_with_its_remedy(
+    words: list[str], missing: str, remedy: str, tmp_path: Path
+) -> None:
     code = """
 import sys
 class Without:
@@ -112,10 +144,10 @@ sys.meta_path.insert(0, Without())
 from replaybank.cli import main
 assert not {"torch", "tyro", "gymnasium", "scipy", "matplotlib", "rich"} & sys.modules.keys()  # importing it is cheap
 if __name__ == "__main__":
-    sys.exit(main(["compare", "--wandb", "--seeds", "1", "--steps", "500", "--workers", "1", "--out", "out"]))
+    sys.exit(main(sys.argv[2:]))
 """
     (tmp_path / "main.py").write_text(code)
-    command = [sys.executable, "main.py", missing]
+    command = [sys.executable, "main.py", missing, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == f"replaybank: this command needs the package {missing}: pip install {remedy}\n"

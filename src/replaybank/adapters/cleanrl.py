@@ -30,9 +30,9 @@ from replaybank.views.base import View
 
 
 class ReplayBufferSamples(NamedTuple):
-    """Tensors [batch, ...]; actions [batch, action_dim], dones and rewards float32 [batch, 1].
+    """Tensors [batch, ...]; `actions` [batch, action_dim], `dones` and `rewards` float32 [batch, 1].
 
-    Observations are nested by name where the space is a Dict.
+    `observations` and `next_observations` are nested by name where the space is a Dict.
     """
 
     observations: Any
@@ -43,7 +43,10 @@ class ReplayBufferSamples(NamedTuple):
 
 
 class PrioritizedBatch(NamedTuple):
-    """Tensors [batch, ...]; actions int64, rewards float32, dones bool and weights float32: [batch, 1]."""
+    """Tensors [batch, ...]: `observations`, `next_observations`, and [batch, 1] the others.
+
+    `actions` int64, `rewards` float32, `dones` bool, `weights` float32; `indices` are NumPy's, int64 [batch].
+    """
 
     observations: torch.Tensor
     actions: torch.Tensor
@@ -58,12 +61,13 @@ class PrioritizedBatch(NamedTuple):
 class ReplayBuffer:
     """The buffer of `cleanrl_utils.buffers`: its constructor, `add` and `sample`; `bank` is the buffer that it is.
 
-    buffer_size counts transitions over all `n_envs` copies. `device` "auto": CUDA where there is one.
-    `optimize_memory_usage` changes nothing: every observation is stored once anyway, and `handle_timeout_termination`
-    need not be given up for it. `frame_stack`: where observations are stacks of k frames along the first axis, as
-    Gymnasium's FrameStackObservation makes them, k: one frame of each is kept (k times less memory; what is added comes
-    back bit by bit), and observations and next_observations share memory: writing to one changes the other. `seed` of
-    the draws; None: from NumPy's global generator, which CleanRL seeds.
+    `buffer_size` counts transitions over all `n_envs` copies; `observation_space` and `action_space` are Gymnasium's,
+    of one copy. `device` "auto": CUDA where there is one. `optimize_memory_usage` changes nothing: every observation is
+    stored once anyway, and `handle_timeout_termination` need not be given up for it. `frame_stack`: where observations
+    are stacks of k frames along the first axis, as Gymnasium's FrameStackObservation makes them, k: one frame of each
+    is kept (k times less memory; what is added comes back bit by bit), and observations and next_observations share
+    memory: writing to one changes the other. `seed` of the draws; None: from NumPy's global generator, which CleanRL
+    seeds.
     """
 
     def __init__(
@@ -92,7 +96,7 @@ class ReplayBuffer:
         self.handle_timeout_termination = handle_timeout_termination
 
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Infos) -> None:
-        """One step of all copies: arrays [n_envs, ...].
+        """One step of all copies: `obs`, `next_obs`, `action`, `reward`, `done` are arrays [n_envs, ...].
 
         `done` are CleanRL's `terminations`; or terminations and truncations together, where
         `handle_timeout_termination` is on and "TimeLimit.truncated" in `infos` (a dict for each copy, or one dict of
@@ -103,7 +107,7 @@ class ReplayBuffer:
         self._storage.add(obs, next_obs, action, reward, done, infos, self.handle_timeout_termination)
 
     def extend(self, *steps: Any) -> None:
-        """`add` for each element of the arguments."""
+        """`add` for each step of `steps`: as many sequences as `add` has arguments."""
         for step in zip(*steps, strict=True):
             self.add(*step)
 
@@ -140,8 +144,10 @@ class PrioritizedReplayBuffer:
     shorter ones that terminate (these do not bootstrap), are drawn: a transition fewer than n steps before a time
     limit, or before the newest one, is not.
 
-    Observations keep the dtype of the first one added (uint8 frames stay uint8). New transitions get the largest
-    priority now in the buffer. `frame_stack` and `seed` are as in `ReplayBuffer`.
+    `capacity` in transitions; `obs_shape` of one observation; `device` of the tensors; `alpha`, `beta` and `eps` as
+    `Prioritized` has alpha, beta and epsilon. Observations keep the dtype of the first one added (uint8 frames stay
+    uint8). New transitions get the largest priority now in the buffer. `frame_stack` and `seed` are as in
+    `ReplayBuffer`.
     """
 
     def __init__(
@@ -169,6 +175,7 @@ class PrioritizedReplayBuffer:
     def add(self, obs: Any, action: Any, reward: Any, next_obs: Any, done: Any) -> None:
         """One step of one environment; a leading axis of 1, as a vector environment gives, may be there or not.
 
+        `obs`, `action`, `reward`, `next_obs`: as CleanRL's loop has them; the observations have `obs_shape`.
         `done`: terminated, not truncated. Raises TypeError or ValueError, and changes nothing, where values do not fit.
         """
         self.bank.add(

@@ -96,9 +96,10 @@ def to_minari(
 ) -> MinariReport:
     """Writes the whole episodes of `buffer`, in the order of their first steps, as a new local Minari dataset.
 
-    Spaces are those of `env` (its id, its spec or itself, one that is not vectorised) where they are not given.
-    `metadata` goes to `minari.create_dataset_from_buffers`: author, description, code_permalink, …; Minari warns of
-    each that is missing. `truncate_unfinished` writes episodes that have not ended as truncated at their newest step.
+    `dataset_id`: a new one, as Minari spells ids. `observation_space` and `action_space` are those of `env` (its id,
+    its spec or itself, one that is not vectorised) where they are not given. `metadata` goes to
+    `minari.create_dataset_from_buffers`: author, description, code_permalink, …; Minari warns of each that is missing.
+    `truncate_unfinished` writes episodes that have not ended as truncated at their newest step.
 
     Nothing is lost: values are written as they are stored, whatever the buffer's view; images as they are, not as JPEG.
     Extra fields become infos of their names, with T + 1 entries: entry t + 1 belongs to step t, entry 0 is zero.

@@ -49,7 +49,9 @@ class EpisodeReplayBuffer(RLlibBuffer):
 
     It holds exactly the last `capacity` timesteps; RLlib's own throws whole episodes away. `streams`: how many episodes
     may be under way at once, over all environments. Where more are, the one that waited longest is cut: nothing is
-    lost, but n-step windows end there and bootstrap. `seed`: same seed and same episodes, same samples.
+    lost, but n-step windows end there and bootstrap. `batch_size_B`: what `sample` draws if nothing is said.
+    `metrics_num_episodes_for_smoothing` is RLlib's. `seed`: same seed and same episodes, same
+    samples.
 
     Raises ValueError where batch_length_T is more than 1, and as `ReplayBuffer` does.
     """
@@ -188,9 +190,11 @@ class EpisodeReplayBuffer(RLlibBuffer):
         n_step - 1 starts; its uniform one says n_step of shortened windows too, never marks them as terminated or
         truncated, and gives more than `num_items` from n_step 4 on (Ray 2.60.0).
 
-        Each has an id of its own. `beta` is for the prioritized buffer.
-        Raises ValueError where the buffer is empty, n_step or gamma is out of range, or where sequences, infos, model
-        outputs or a batch dictionary are asked for.
+        Each has an id of its own. `beta` is for the prioritized buffer; `to_numpy`: episodes hold NumPy arrays.
+
+        Raises ValueError where the buffer is empty, n_step or gamma is out of range, or where sequences
+        (`batch_length_T` above 1, `lookback`, `min_batch_length_T`), infos (`include_infos`), model outputs
+        (`include_extra_model_outputs`) or a batch dictionary (`sample_episodes` False) are asked for.
         """
         _require_single_steps(batch_length_T, lookback, min_batch_length_T)
         if include_infos or include_extra_model_outputs:
@@ -250,23 +254,23 @@ class EpisodeReplayBuffer(RLlibBuffer):
     # ---- the rest ----
 
     def get_num_episodes(self, module_id: str | None = None) -> int:
-        """How many episodes have timesteps in the buffer."""
+        """How many episodes have timesteps in the buffer. `module_id` is taken and changes nothing."""
         return len(self._stored)
 
     def get_num_episodes_evicted(self, module_id: str | None = None) -> int:
-        """How many episodes have left the buffer altogether."""
+        """How many episodes have left the buffer altogether. `module_id` is taken and changes nothing."""
         return self._episodes_added - len(self._stored)
 
     def get_num_timesteps(self, module_id: str | None = None) -> int:
-        """How many timesteps are in the buffer."""
+        """How many timesteps are in the buffer. `module_id` is taken and changes nothing."""
         return len(self.buffer)
 
     def get_added_timesteps(self, module_id: str | None = None) -> int:
-        """How many timesteps were ever added."""
+        """How many timesteps were ever added. `module_id` is taken and changes nothing."""
         return int(self.buffer.stats()["added"])
 
     def get_sampled_timesteps(self, module_id: str | None = None) -> int:
-        """How many timesteps were ever drawn."""
+        """How many timesteps were ever drawn. `module_id` is taken and changes nothing."""
         return int(self.buffer.stats()["sampled"])
 
     def get_state(self) -> dict[str, Any]:
@@ -274,7 +278,7 @@ class EpisodeReplayBuffer(RLlibBuffer):
         return deepcopy({"made_as": self._made_as(), **{name: getattr(self, name) for name in self._state}})
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes up a `get_state()` of a buffer of the same class, capacity and streams; ValueError for others."""
+        """Takes up a `state` of `get_state()`, of the same class, capacity and streams; ValueError for others."""
         if state["made_as"] != self._made_as():
             raise ValueError(f"set_state: expected a state of {self._made_as()}, given one of {state['made_as']}")
         copied = deepcopy(state)  # at once: the buffer and its parts stay those of each other
@@ -288,6 +292,7 @@ class EpisodeReplayBuffer(RLlibBuffer):
 class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer):
     """The same with proportional prioritization (Schaul et al. 2016): `rb.Prioritized` draws, DQN feeds back TD errors.
 
+    `capacity` and `settings` are those of `EpisodeReplayBuffer`;
     `alpha`, `beta`, `epsilon` and `weight_norm` are those of `rb.Prioritized`; the defaults are what RLlib's own buffer
     does. But new timesteps get the largest priority now in the buffer, RLlib's the largest ever.
     """
@@ -314,15 +319,19 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
     def sample(
         self, num_items: int | None = None, *, beta: float | None = None, **request: Any
     ) -> list[SingleAgentEpisode]:
-        """As `EpisodeReplayBuffer.sample`, by priority; `beta`, where given, is the exponent from now on."""
+        """`num_items` transitions by priority, as `EpisodeReplayBuffer.sample`, which has all that `request` may hold.
+
+        `beta`, where given, is the exponent from now on.
+        """
         if beta is not None:
             self._prioritized.beta = beta
         return super().sample(num_items, **request)
 
     def update_priorities(self, priorities: NDArray[np.floating[Any]], module_id: str | None = None) -> None:
-        """Sets the priorities of the last sample, in its order, to these (TD errors, [num_items]).
+        """Sets the priorities of the last sample, in its order, to `priorities` (TD errors, [num_items]).
 
-        Raises ValueError where nothing was sampled since the last time, or lengths differ.
+        `module_id` is taken and changes nothing. Raises ValueError where nothing was sampled since the last time, or
+        lengths differ.
         """
         if self._drawn is None:
             raise ValueError("update_priorities: no sample since the last update; sample and update take turns")

@@ -38,7 +38,11 @@ Tensors = th.Tensor | dict[str, th.Tensor]
 
 
 class PrioritizedReplayBufferSamples(NamedTuple):
-    """`ReplayBufferSamples` (observations nested where the space is a Dict), with the sampler's word on each."""
+    """`ReplayBufferSamples` (observations nested where the space is a Dict), with the sampler's word on each.
+
+    `observations`, `actions`, `next_observations`, `dones`, `rewards` and `discounts`: as `SB3ReplayBuffer.sample`
+    gives them; `weights` float32 [batch, 1]; `indices` int64 [batch], for `update_priorities`.
+    """
 
     observations: Tensors
     actions: th.Tensor
@@ -68,9 +72,10 @@ class _Ends:
 class SB3ReplayBuffer(ReplayBuffer):
     """SB3's replay buffer, kept in a `replaybank.ReplayBuffer`: `bank`. For Dict observation spaces too.
 
-    Arguments up to `handle_timeout_termination` are SB3's. `optimize_memory_usage` changes nothing: every observation
-    is stored once anyway, and unlike SB3's option that goes together with time limits and n-step, and never pairs an
-    observation with another episode's. Keyword arguments of our own:
+    Arguments up to `handle_timeout_termination` are SB3's: `buffer_size` in transitions over all `n_envs` copies,
+    `observation_space`, `action_space`, the `device` of the tensors. `optimize_memory_usage` changes nothing: every
+    observation is stored once anyway, and unlike SB3's option that goes together with time limits and n-step, and never
+    pairs an observation with another episode's. Keyword arguments of our own:
 
     - `n_steps`, `gamma`: with n_steps > 1 samples are n-step transitions, with `discounts` gamma**k [batch, 1], where
       k <= n_steps is the length of the window. Give the algorithm's gamma.
@@ -117,6 +122,8 @@ class SB3ReplayBuffer(ReplayBuffer):
     def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Infos) -> None:
         """One step of all environments, as SB3's `collect_rollouts` gives it: the final observation is in `next_obs`.
 
+        `obs`, `next_obs`, `action`, `reward` and `done` are arrays [n_envs, ...]; of `infos`, a dict for each copy,
+        "TimeLimit.truncated" is read.
         Raises TypeError or ValueError, and changes nothing, where values do not fit the spaces or a reward is not
         finite.
         """
@@ -129,8 +136,9 @@ class SB3ReplayBuffer(ReplayBuffer):
         self._storage.clear()
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """A `ReplayBufferSamples`, or `DictReplayBufferSamples`, on `device`; the tensors belong to the caller.
+        """`batch_size` transitions: a `ReplayBufferSamples`, or `DictReplayBufferSamples`, on `device`.
 
+        The tensors belong to the caller. `env`: the VecNormalize that normalises them; None: as they are.
         observations and next_observations [batch, ...] in the space's dtype, actions [batch, action_dim], dones (1 at
         a termination, 0 at a time limit), rewards and discounts (None with n_steps=1) float32 [batch, 1].
         """
@@ -170,9 +178,10 @@ class SB3ReplayBuffer(ReplayBuffer):
 class SB3PrioritizedReplayBuffer(SB3ReplayBuffer):
     """Prioritized replay (Schaul et al. 2016) for SB3; for `PrioritizedDQN`, `PrioritizedSAC` and loops like theirs.
 
-    SB3's own algorithms would ignore weights and never set a priority: they need a `train` that does both.
-    Keyword arguments beyond those of `SB3ReplayBuffer` are those of `rb.Prioritized`: `alpha`, `beta` (a number, or a
-    schedule over calls of `sample`, such as `rb.linear(0.4, 1.0, steps)`) and `epsilon`; or give a `sampler` instead.
+    SB3's own algorithms would ignore weights and never set a priority: they need a `train` that does both. `args` and
+    `kwargs` are those of `SB3ReplayBuffer`; keyword arguments beyond them are those of `rb.Prioritized`: `alpha`,
+    `beta` (a number, or a schedule over calls of `sample`, such as `rb.linear(0.4, 1.0, steps)`) and `epsilon`; or give
+    a `sampler` instead.
     """
 
     def __init__(
@@ -188,7 +197,7 @@ class SB3PrioritizedReplayBuffer(SB3ReplayBuffer):
         super().__init__(*args, **kwargs)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
-        """A `PrioritizedReplayBufferSamples`: as `SB3ReplayBuffer.sample`, with `weights` and `indices`."""
+        """A `PrioritizedReplayBufferSamples`, as `SB3ReplayBuffer.sample` with `weights` and `indices`."""
         batch = self.bank.sample(batch_size)
         weights = self._tensors(batch.weights)[:, None]
         return PrioritizedReplayBufferSamples._make((*self._fields(batch, env), weights, batch.indices))

@@ -114,7 +114,7 @@ class TianshouReplayBuffer(ReplayBufferManager):
     def add(
         self, batch: Any, buffer_ids: ArrayLike | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """One transition of each environment in `buffer_ids` ([n], different; None: all): fields [n, ...].
+        """One transition of each environment in `buffer_ids` ([n], different; None: all): fields of `batch` [n, ...].
 
         Gives, each [n]: index, episode return, episode length (both 0 unless done), and the index where the episode
         began, -1 where that has been overwritten.
@@ -200,7 +200,7 @@ class TianshouReplayBuffer(ReplayBufferManager):
             array[:] = default
 
     def set_array_at_key(self, seq: Any, key: str, index: Any = None, default_value: Any = None) -> None:
-        """Gives transitions a further field, as the hooks of a collector do at the end of an episode.
+        """Gives transitions a further field, `key`, as the hooks of a collector do at the end of an episode.
 
         `seq` [n, ...]: values for `index` ([n]; None: all slots, [maxsize, ...]). Other transitions have
         `default_value`, or NaN. Raises ValueError for a field that is there since `add`.
@@ -234,7 +234,7 @@ class TianshouReplayBuffer(ReplayBufferManager):
         return np.concatenate([np.empty(0, np.int64), *runs]) % self.maxsize
 
     def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
-        """A batch, as `__getitem__` gives it, and its indices; for None and 0 see `sample_indices`.
+        """A batch of `batch_size`, as `__getitem__` gives it, and its indices; for None and 0 see `sample_indices`.
 
         Raises ValueError where the buffer is empty.
         """
@@ -257,7 +257,10 @@ class TianshouReplayBuffer(ReplayBufferManager):
         return batch if at.ndim else batch[0]
 
     def get(self, index: Any, key: str, default_value: Any = None, stack_num: int | None = None) -> Any:
-        """The field `key` of `self[index]`; `default_value` where there is none."""
+        """The field `key` of `self[index]`; `default_value` where there is none.
+
+        `stack_num`: frames of a stack (None: the buffer's).
+        """
         if stack_num not in (None, self.stack_num):
             raise NotImplementedError(f"get: stack_num is {self.stack_num}, as the buffer was made, given {stack_num}")
         batch = self[index]
@@ -378,13 +381,16 @@ class TianshouReplayBuffer(ReplayBufferManager):
         return bool(self._null.any()) or any(_null(array[live], len(live)).any() for array, _ in self._late.values())
 
     def save_hdf5(self, path: str, compression: str | None = None) -> None:
-        """Writes the buffer, pickled, as one data set."""
+        """Writes the buffer, pickled, as one data set to the file `path`; `compression` is h5py's."""
         with h5py.File(path, "w") as file:
             to_hdf5({"buffer": self}, file, compression=compression)
 
     @classmethod
     def load_hdf5(cls, path: str, device: str | None = None) -> Self:
-        """Reads what `save_hdf5` of this class wrote; a pickle, so only from where you trust."""
+        """Reads what `save_hdf5` of this class wrote to `path`; a pickle, so only from where you trust.
+
+        `device` is Tianshou's, and changes nothing: arrays are NumPy's.
+        """
         with h5py.File(path, "r") as file:
             found: Any = from_hdf5(file)
         buffer = found["buffer"]
@@ -419,12 +425,13 @@ class TianshouReplayBuffer(ReplayBufferManager):
 class TianshouPrioritizedReplayBuffer(TianshouReplayBuffer):
     """Tianshou's `PrioritizedVectorReplayBuffer`, kept in a `replaybank.ReplayBuffer` with a `Prioritized` sampler.
 
+    `total_size` and `buffer_num` are those of `TianshouReplayBuffer`, `alpha` and `beta` those of `Prioritized`.
     Batches have a `weight` (float32 [n]), and an algorithm calls `update_weight` with its TD errors. `weight_norm`:
     weights are divided by the largest in the batch (True), or by the largest that any transition in the buffer would
     have (False), where Tianshou's depend on the smallest priority that there ever was.
 
-    Other keyword arguments are those of `TianshouReplayBuffer`; draws follow `random_seed`. New transitions get the
-    largest priority now in the buffer.
+    Other keyword arguments (`kwargs`) are those of `TianshouReplayBuffer`; draws follow `random_seed`. New transitions
+    get the largest priority now in the buffer.
     """
 
     def __init__(
@@ -437,6 +444,7 @@ class TianshouPrioritizedReplayBuffer(TianshouReplayBuffer):
         self._drawn = (np.empty(0, np.int64), np.empty(0, np.int64))  # the indices of the last sample, and their ids
 
     def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
+        """`batch_size` transitions, as `TianshouReplayBuffer.sample`, drawn by priority, with `weight`."""
         batch, indices = super().sample(batch_size)
         self._drawn = (indices.copy(), self._ids(indices))
         return batch, indices
@@ -455,11 +463,11 @@ class TianshouPrioritizedReplayBuffer(TianshouReplayBuffer):
         return self.bank.update_priorities(ids, np.atleast_1d(to_numpy(new_weight)))
 
     def get_weight(self, index: Any) -> NDArray[np.float32]:
-        """The importance weights of the transitions at these indices [n]."""
+        """The importance weights (float32 [n]) of the transitions at the indices `index` [n]."""
         return self._weights(self._ids(np.atleast_1d(index)))
 
     def set_beta(self, beta: float) -> None:
-        """How far weights correct for the priorities, from now on: 0 not at all, 1 fully."""
+        """How far weights correct for the priorities, from now on: `beta` 0 not at all, 1 fully."""
         self._prioritized.beta = beta
 
     def _read(self, ids: Ids) -> Transitions:

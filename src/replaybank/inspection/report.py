@@ -12,7 +12,7 @@ Kind = Literal["transition", "final observation", "older frame"]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values lie from each edge to the next ([k + 1], rising); the last bin holds its upper edge, too."""
+    """`counts` [k]: how many values lie from each of `edges` [k + 1] to the next; the last bin has both."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -20,7 +20,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of values that are all known. `histogram` is of those that are finite; None where there are none."""
+    """Of `count` values that are all known: `low` to `high`, `mean`, `median`.
+
+    `histogram` is of those that are finite; None where there are none.
+    """
 
     count: int
     low: float
@@ -34,6 +37,7 @@ class Distribution:
 class Field:
     """An array of every item: of each transition, or of what some transitions hold beside (`kind`).
 
+    `name`: of the field; `dtype`: NumPy's name; `bytes_each`: of one item; `nan`, `infinite`: how many values are.
     `shape`: that of one item as it is stored; a stack of frames is stored as one frame. `low`, `mean` and `high` are
     over all finite values, None where there are none. `first_bad`: the id of the first transition that has a NaN or an
     infinity. `constant`: how many of the `components` (values of one item) are the same in all items; `constant_at`:
@@ -68,7 +72,9 @@ class Field:
 class Memory:
     """Bytes held, by what they are for. `transitions` are the fields, and `links`: what leads from one to the next.
 
-    Also what is idle now counts, as in `ReplayBuffer.nbytes`, which is their sum.
+    `links_each`: of that, bytes a transition for links. `final_observations`: those beside the rows (tails).
+    `older_frames`: frames put aside. `streams`, `sampler`: what is known of each stream, and by the sampler. `usage`:
+    what `stats` needs. Also what is idle now counts, as in `ReplayBuffer.nbytes`, which is their sum.
     """
 
     transitions: int
@@ -116,7 +122,7 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Streams:
-    """Environment copies: how many there are, never added anything, and of each one what is here.
+    """Environment copies: `count` of them, `never_added` without anything ever, and of each one what is here.
 
     `transitions` and `episodes` (whole ones) are by stream; None where it is not known whose some transitions are.
     """
@@ -129,7 +135,10 @@ class Streams:
 
 @dataclass(frozen=True)
 class Age:
-    """Of one transition: how many came in since, and at most how many calls of `sample` and seconds ago it came."""
+    """Of the transition `id`: `added`, how many came in since.
+
+    It came at most `samples` calls of `sample` and `seconds` ago.
+    """
 
     id: int
     added: int
@@ -139,8 +148,9 @@ class Age:
 
 @dataclass(frozen=True)
 class Use:
-    """What became of transitions. `calls`: of `sample`, ever; `never_sampled`: the share of what is here, from 0 to 1.
+    """What became of transitions. `calls`: of `sample`, ever; `sampled`: transitions that were drawn, with repeats.
 
+    `never_sampled`: the share of what is here, from 0 to 1.
     `oldest`, `middle`, `newest`: in the order in which they came. `slices`: the first ids of equal parts of what is
     here, oldest first, and `never_sampled_by_slice` the share in each.
     """
@@ -159,7 +169,9 @@ class Use:
 class Transition:
     """One of the top by priority. `likely`: how many times as likely as with uniform draws. `sampled`: ever.
 
-    `age` and `sampled` are None where that is not known, `action` where it is more than a few numbers.
+    `id`, `step` (of its segment), `reward`, `terminated`, `truncated` are its own, `priority` is raw and `probability`
+    that of one draw. `age` and `sampled` are None where that is not known, `action` where it is more than a few
+    numbers.
     """
 
     id: int
@@ -177,8 +189,9 @@ class Transition:
 
 @dataclass(frozen=True)
 class Priorities:
-    """Raw priorities of one sampler (its class), before its alpha. `zeros`: those that are 0.
+    """Raw priorities of one sampler (its class), before its alpha: `low`, `mean`, `high`. `zeros`: those that are 0.
 
+    `effective_size`: of this sampler, as in `Inspection`.
     `histogram` is of those above 0 (edges in equal ratios), `draws` the share of draws that falls to each bin.
     `mean_by_slice`: of the slices of `Use`. `top`: the largest first, of equal ones the newest.
     """
@@ -199,6 +212,8 @@ class Priorities:
 class Inspection:
     """All that is known of a buffer at one instant. None stands for what is not known, also inside.
 
+    `capacity`, `max_bytes`, `size`: the buffer's; `added`, `overwritten`, `cleared`: transitions, ever. `storage`: the
+    folder of its rows; `sampler`, `view`: as text; `memory`, `fields`, `streams`, `episodes`, `use`: see their classes.
     `effective_size`: 1 / sum of P(i)^2, from 1 to size (Kish 1965); None in an empty buffer. `priorities`: one for each
     sampler that has any. `notes`: what is worth a look, in sentences. `source`: the folder it was loaded from.
     """

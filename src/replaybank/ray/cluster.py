@@ -177,7 +177,7 @@ class ReplayCluster:
         full: Full = "block",
         timeout: float | None = None,
     ) -> Writer:
-        """What adds to the cluster from this process: see `Writer`."""
+        """What adds to the cluster from this process, with settings as in `Writer`."""
         return Writer(self._own(), streams, flush_size, flush_seconds, in_flight, pending, full, timeout)
 
     def reader(self, seed: Any = None) -> Reader:
@@ -198,7 +198,10 @@ class ReplayCluster:
     # ---- looking after it ----
 
     def stats(self, timeout: float | None = None) -> dict[str, Any]:
-        """Counts of the whole and of each shard, at most about a second old; docs/ray.md lists them."""
+        """Counts of the whole and of each shard, at most about a second old; docs/ray.md lists them.
+
+        `timeout`: seconds to wait for them (None: the cluster's); then TimeoutError.
+        """
         seconds = self._directory.config.options.timeout if timeout is None else timeout
         found: dict[str, Any] = self._directory.ask(self._directory.coordinator.stats.remote, "stats", seconds)
         return found
@@ -206,7 +209,8 @@ class ReplayCluster:
     def save(self, timeout: float | None = None) -> int:
         """Makes all shards save what changed; gives how many transitions their checkpoints have ever been given.
 
-        Raises ValueError where the cluster has no checkpoint, TimeoutError where a shard does not answer in time.
+        Raises ValueError where the cluster has no checkpoint, TimeoutError where a shard does not answer within
+        `timeout` seconds (None: the cluster's).
         """
         if self._directory.config.checkpoint is None:
             raise ValueError("save: this cluster was made without a checkpoint")

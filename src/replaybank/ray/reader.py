@@ -29,7 +29,9 @@ _readers = itertools.count()  # of this process
 
 
 class Reader:
-    """Draws from all shards as one buffer that held everything would.
+    """Draws from all shards as one buffer that held everything would. `ReplayCluster.reader` makes it.
+
+    `directory`: the shards as this process sees them; `seed`: of how draws are allotted to them.
 
     `sample` asks the shards how much they hold, and then for transitions: P(i) is that of one buffer, exactly, and so
     are `probabilities` and `weights` (ray/joint.py says how, and what holds where others write meanwhile). `batches`
@@ -96,8 +98,8 @@ class Reader:
         """Sets the priorities of `indices` (of the cluster, [n]) to |td_error| ([n]) + epsilon, each in its shard.
 
         Those that have been overwritten, or were lost with a shard that died, are skipped and counted as stale; those
-        of a shard that does not answer are counted as unsent. With `wait=False` gives None at once: `stats` has the
-        counts later.
+        of a shard that does not answer within `timeout` seconds are counted as unsent. With `wait=False` gives None at
+        once: `stats` has the counts later.
 
         Raises ValueError or TypeError, and changes nothing, where ids cannot be of this cluster, lengths differ, or a
         TD error is not finite.
@@ -118,7 +120,7 @@ class Reader:
             return None
 
     def size(self, timeout: float | None = None) -> int:
-        """How many transitions all shards that answer hold now."""
+        """How many transitions all shards that answer within `timeout` seconds (None: the cluster's) hold now."""
         with self._lock:
             deadline = time.monotonic() + self._seconds(timeout)
             actors = self._living.refreshed(deadline)

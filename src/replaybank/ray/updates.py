@@ -16,8 +16,8 @@ UNTOLD = 64  # calls whose answers nobody has looked at yet
 
 
 class PriorityReport(NamedTuple):
-    """What `update_priorities` did: how many were set; were overwritten, or lost with a shard; were for a shard that
-    does not answer.
+    """What `update_priorities` did: how many ids were `updated`; `stale`: overwritten, or lost with a shard; `unsent`:
+    for a shard that does not answer.
     """
 
     updated: int

@@ -31,6 +31,7 @@ USUAL_ERROR = 1e6  # no sampler refuses a smaller TD error, whatever its alpha u
 class Writer:
     """Adds to a cluster, from one place: `streams` environment copies, all of whose transitions go to one shard.
 
+    `ReplayCluster.writer` makes it, with the `directory` of the shards.
     `add`, `extend` and `end` are those of a `ReplayBuffer` of `streams` streams. They put transitions into a packet,
     which a thread sends when it holds `flush_size`, or its first is `flush_seconds` old. What is sent stays here until
     its shard acknowledges it: while a shard is away, up to `pending` transitions wait. Where these are all taken,
@@ -157,7 +158,7 @@ class Writer:
             self._put(arrays, np.full(shape[0], stream, np.int64), errors)
 
     def end(self, mask: Any = None) -> None:
-        """What these streams (bool [streams]; None: all) add next begins a new segment, whatever it looks like."""
+        """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment."""
         streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
         with self._changed:
             self._require_open()

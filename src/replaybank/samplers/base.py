@@ -104,7 +104,7 @@ class Sampler(Protocol):
         ...
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[Ids, Floats]:
-        """`n` live ids (int64 [n]) and the probability with which each was drawn (float64 [n])."""
+        """`n` live ids (int64 [n]) and the probability with which each was drawn (float64 [n]), by `rng` alone."""
         ...
 
     def probability_of(self, ids: Ids) -> Floats:
@@ -124,7 +124,10 @@ class Sampler(Protocol):
         ...
 
     def weights(self, probabilities: Floats) -> NDArray[np.float32]:
-        """Importance weights (float32 [n]) for what one call of `sample` drew. Called once a `sample`, at its end."""
+        """Importance weights (float32 [n]) for what one call of `sample` drew with `probabilities` (float64 [n]).
+
+        Called once a `sample`, at its end.
+        """
         ...
 
     def failed(self) -> None:
@@ -135,11 +138,17 @@ class Sampler(Protocol):
         ...
 
     def priorities(self, td_error: Floats) -> Floats:
-        """The raw priorities that TD errors stand for; raises ValueError for those that stand for none."""
+        """The raw priorities (float64 [n]) that `td_error` (float64 [n]) stands for.
+
+        Raises ValueError where it stands for none.
+        """
         ...
 
     def update(self, ids: Ids, priorities: Floats) -> int:
-        """Sets raw priorities; ids that have left are skipped. Gives how many were set."""
+        """Sets raw `priorities` (float64 [n]) of `ids` (int64 [n]); those that have left are skipped.
+
+        Gives how many were set.
+        """
         ...
 
     def settings(self) -> dict[str, Any]:

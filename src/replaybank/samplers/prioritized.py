@@ -206,7 +206,9 @@ class Prioritized:
         return np.maximum(priorities, self._min_priority, out=priorities) if self._min_priority else priorities
 
     def update(self, ids: Ids, priorities: Floats) -> int:
-        """Sets raw priorities (float64 [n], finite, >= 0). Of an id that comes twice the last one stays.
+        """Sets raw `priorities` (float64 [n], finite, >= 0) of `ids` (int64 [n]).
+
+        Of an id that comes twice the last one stays.
 
         Raises ValueError where the sum over a buffer of such priorities ** alpha could overflow.
         """

@@ -144,7 +144,10 @@ class RankPrioritized:
         return magnitudes(td_error)[0]
 
     def update(self, ids: Ids, priorities: Floats) -> int:
-        """Sets raw priorities (float64 [n], finite). Of an id that comes twice the last one stays."""
+        """Sets raw `priorities` (float64 [n], finite) of `ids` (int64 [n]).
+
+        Of an id that comes twice the last one stays.
+        """
         return self._order.update(ids, priorities, self.window.oldest, self.window.added)
 
     def priority_of(self, ids: Ids) -> Floats:
@@ -188,7 +191,8 @@ class RankPrioritized:
         assert len(self._order) == size
         every = self._order.find(np.arange(size), self.window.oldest, self.window.added)
         assert np.array_equal(np.sort(every), self.window.ids()), "not every live id has a rank"
-        assert np.array_equal(self._masses.leaves[:size], np.arange(1.0, size + 1) ** -self._alpha)
+        masses = np.power(np.arange(1.0, size + 1), -self._alpha)  # ** is another function for some exponents
+        assert np.array_equal(self._masses.leaves[:size], masses)
         assert (self._masses.leaves[size:] == 0).all(), "a rank that nobody has can be drawn"
 
     def _weigh(self, first: int, end: int) -> None:

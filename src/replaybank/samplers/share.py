@@ -11,8 +11,9 @@ from replaybank.samplers.base import Floats, Sampler
 
 
 class Share(NamedTuple):
-    """A buffer as part of a whole: its live transitions, and the sum of their unnormalised probabilities.
+    """A buffer as part of a whole.
 
+    `size`: its live transitions; `mass`: the sum of their unnormalised probabilities.
     `smallest`: the smallest of these that is above 0 (0: there is none), NaN where the sampler's weights need none.
     """
 

@@ -31,7 +31,7 @@ REMEMBERED = 100  # writers that have left
 
 
 class WriterReport(NamedTuple):
-    """What the learner knows of a writer.
+    """What the learner knows of a writer: its `number`, its process (`pid`) and its `streams` of the buffer.
 
     `state`: open; closed (it said so); died (its process ended without); damaged (its ring made no sense: what was left
     in it is lost); abandoned (the learner closed first). `transitions`: taken into the buffer. `dropped`: overwritten

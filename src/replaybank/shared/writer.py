@@ -142,7 +142,7 @@ class Writer:
             self._append(given, shape[0], None, int(stream))
 
     def end(self, mask: Any = None) -> None:
-        """What these streams (bool [streams]; None: all) add next begins a new segment, whatever it looks like."""
+        """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment."""
         streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
         with self._lock:
             self._require_learner()

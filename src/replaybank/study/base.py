@@ -29,9 +29,9 @@ class Stopped(Exception):
 class Job:
     """Runs of one condition that go together in one process, in lock step where that pays.
 
-    condition: the name of the condition, fit for a file's. steps: units of work of each run (environment steps, say),
-    for the progress bar. settings: plain values; all that a run depends on beside its seed. A run that was made with
-    other settings is refused.
+    condition: its name, fit for a file's. seeds: one for each run. steps: units of work of each run (environment steps,
+    say), for the progress bar. settings: plain values; all that a run depends on beside its seed. A run that was made
+    with other settings is refused.
     """
 
     condition: str
@@ -55,15 +55,15 @@ class Track(Protocol):
         """The job goes on from `step` of an earlier attempt: what was told of later steps is dropped."""
 
     def scalar(self, seed: int, tag: str, value: float, step: int) -> None:
-        """A value of one run at one of its steps, under a tag of CleanRL's (`charts/episodic_return`)."""
+        """A value of the run of `seed` at its `step`, under a `tag` of CleanRL's (`charts/episodic_return`)."""
 
     def progress(self, step: int, text: str = "") -> None:
-        """`step` of the job's steps are done; raises Stopped when the parent wants an end."""
+        """`step` of the job's steps are done; `text` stands beside. Raises Stopped when the parent wants an end."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown: every row has a text for every column."""
+    """A table as it is shown, under its title: every one of rows has a text for every one of columns."""
 
     title: str
     columns: tuple[str, ...]
@@ -74,8 +74,8 @@ class Table:
 class Findings:
     """What a study found.
 
-    summary: plain values for summary.json. rows: one mapping of plain values a run or a measure, for results.csv, all
-    with the same names.
+    tables, notes (sentences): as shown. verdicts: of claims. summary: plain values for summary.json. rows: one mapping
+    of plain values a run or a measure, for results.csv, all with the same names.
     """
 
     tables: tuple[Table, ...]
@@ -101,12 +101,15 @@ C = TypeVar("C", bound=Config)
 class Study(Generic[C]):
     """A study.
 
-    jobs(config, seeds): what is run, the longest first, the same seeds in every condition: those are pairs.
-    then(config, seeds, runs): what is run after that, where it depends on what was found.
-    run(job, track): makes a job's runs, in a worker process; the same job gives the same records.
-    judge(config, runs): what the finished runs say; some may be missing. A pure function.
-    draw(config, runs): figures by file stem.
-    presets: other sets of settings by name, beside the default one.
+    name: of the command and its folder. question: a sentence. claims: what it judges. config: the class of its
+    settings. seeds: how many, if nothing else is said.
+
+    - jobs(config, seeds): what is run, the longest first, the same seeds in every condition: those are pairs.
+    - then(config, seeds, runs): what is run after that, where it depends on what was found.
+    - run(job, track): makes a job's runs, in a worker process; the same job gives the same records.
+    - judge(config, runs): what the finished runs say; some may be missing. A pure function.
+    - draw(config, runs): figures by file stem.
+    - presets: other sets of settings by name, beside the default one.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,8 @@ NAMES = ("compare", "cliffwalk", "is-trap", "capacity", "correlation", "minatar"
 def study(name: str) -> Study[Any]:
     """The study of that name. Raises SettingError naming those there are."""
     if name not in NAMES:
-        raise SettingError(f"study: {name!r} is none; expected one of {', '.join(NAMES)}")
+        guess = "".join(f" (did you mean {known}?)" for known in get_close_matches(name, NAMES, n=1))
+        raise SettingError(f"study: {name!r} is none{guess}; expected one of {', '.join(NAMES)}")
     found: Study[Any] = import_module(f"replaybank.study.{name.replace('-', '_')}").STUDY
     return found
 
@@ -30,3 +32,4 @@ def list_studies() -> None:
         presets = f" (presets: {', '.join(found.presets)})" if found.presets else ""
         table.add_row(f"[bold]{name}[/]", found.question + presets)
     Console().print(table)
+    Console().print("\nRun one: replaybank study run NAME (--help: its flags)")

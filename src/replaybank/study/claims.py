@@ -13,7 +13,10 @@ Outcome = Literal["reproduced", "not reproduced", "undecided"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a study can confirm or refute. source: paper and section, figure or table."""
+    """A sentence (text) that a study can confirm or refute.
+
+    key: its name in files. source: paper and section, figure or table.
+    """
 
     key: str
     text: str
@@ -22,7 +25,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a study says of a claim. evidence: the figures, with their intervals and the number of seeds."""
+    """What a study says of a claim.
+
+    outcome: reproduced, not reproduced or undecided. evidence: the figures, their intervals, the number of seeds.
+    """
 
     claim: Claim
     outcome: Outcome

@@ -66,6 +66,8 @@ class RunSettings:
 def run_study(study: Study[C], config: C, settings: RunSettings, console: Console | None = None) -> int:
     """Run the study and report it. Returns the exit status: 0, or 130 if Ctrl-C ended it early.
 
+    config: the study's settings. console: where it is reported (None: the terminal).
+
     Raises SettingError for settings that cannot work, and ModuleNotFoundError for a package that tracking lacks, before
     anything is written.
     """
@@ -99,6 +101,8 @@ def run_study(study: Study[C], config: C, settings: RunSettings, console: Consol
 
 def plot_study(path: Path, console: Console | None = None) -> int:
     """Judge and draw a study again from the files of its runs. Returns the exit status, 0.
+
+    console: where it is reported (None: the terminal).
 
     Raises SettingError where `path` is no folder of a study, or one of its files is broken.
     """

@@ -61,7 +61,7 @@ def final_return(ends: Sequence[int], returns: Sequence[float], steps: int) -> f
 
 
 def best_window(returns: Sequence[float], window: int = WINDOW) -> float:
-    """Largest mean return of `window` episodes in a row; NaN with fewer episodes than that."""
+    """Largest mean of `window` returns (by episode) in a row; NaN with fewer episodes than that."""
     if len(returns) < window:
         return math.nan
     return float(np.convolve(returns, np.full(window, 1 / window), mode="valid").max())
@@ -70,6 +70,7 @@ def best_window(returns: Sequence[float], window: int = WINDOW) -> float:
 def learning_curve(ends: Sequence[int], returns: Sequence[float], grid: Sequence[int]) -> Array:
     """Mean return of the episodes that ended in each interval (grid[k-1], grid[k]], the first from 0; [len(grid)].
 
+    ends, returns: as in `final_return`. grid: steps, rising.
     An interval without an end repeats the one before it, and the first episode's return stands before the first end.
     NaN throughout if no episode ended.
     """
@@ -93,17 +94,20 @@ def area_under_curve(curve: Array) -> float:
 
 
 def mean(values: Array, axis: int = -1) -> Array:
-    """Arithmetic mean along `axis`."""
+    """Arithmetic mean of `values` along `axis`."""
     return np.asarray(np.mean(values, axis=axis))
 
 
 def median(values: Array, axis: int = -1) -> Array:
-    """Median along `axis`; of an even number of values the mean of the middle two."""
+    """Median of `values` along `axis`; of an even number of values the mean of the middle two."""
     return np.asarray(np.median(values, axis=axis))
 
 
 def interquartile_mean(values: Array, axis: int = -1) -> Array:
-    """Mean of the middle half (Agarwal et al. 2021). With seeds of one environment it can trim away real failures."""
+    """Mean of the middle half of `values` along `axis` (Agarwal et al. 2021).
+
+    With seeds of one environment it can trim away real failures.
+    """
     return np.asarray(scipy_stats.trim_mean(values, 0.25, axis=axis))
 
 
@@ -124,7 +128,8 @@ def bootstrap_interval(
 ) -> Interval:
     """Expanded percentile bootstrap over `values`, one per seed; the same `seed` gives the same interval.
 
-    10,000 resamples. Equal values give a point; one value gives no interval. The resampled mean is too narrow by
+    `statistic`: of an array along its last axis, such as `mean`. `confidence`: in (0, 1), how often it is to hold the
+    truth. 10,000 resamples. Equal values give a point; one value gives no interval. The resampled mean is too narrow by
     (n - 1) / n; a resampled median or interquartile mean is not, and is expanded for its degrees of freedom alone.
     Measured coverage of 95% intervals of 10 normal values: mean 95, interquartile mean 96, median 96%.
     """
@@ -142,7 +147,7 @@ def stratified_interval(
     would have the same tasks. A task counts by its number of runs, and its values must be on a scale shared by all
     tasks. Expanded as for the mean in `bootstrap_interval`, whatever the statistic, with the degrees of freedom of
     Satterthwaite 1946; measured coverage of 2 tasks of 10 runs: 95 to 97%. No interval if a group has fewer than two
-    runs. 10,000 resamples.
+    runs. 10,000 resamples. `confidence` and `seed` as in `bootstrap_interval`.
     """
     samples = [np.asarray(group, dtype=np.float64) for group in groups]
     together = np.concatenate(samples)
@@ -175,7 +180,10 @@ def _percentiles(estimate: float, resampled: Array, level: float) -> Interval:
 
 
 def bootstrap_band(curves: Array, *, confidence: float = 0.95, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Mean [points], lower and upper bound [points] over the seeds of `curves` [seeds, points], point by point."""
+    """Mean [points], lower and upper bound [points] over the seeds of `curves` [seeds, points], point by point.
+
+    `confidence` and `seed` as in `bootstrap_interval`.
+    """
     low, high = _bootstrap(curves, mean, confidence, resamples=5_000, seed=seed)
     return mean(curves, axis=0), low, high
 
@@ -204,7 +212,10 @@ def _level(size: int, statistic: Statistic, confidence: float) -> float:
 
 
 def paired_difference(values: Sample, reference: Sample, *, confidence: float = 0.95, seed: int = 0) -> Interval:
-    """Mean of `values - reference`, seed by seed, with its bootstrap interval. Both in the same order of seeds."""
+    """Mean of `values - reference`, seed by seed, with its bootstrap interval. Both in the same order of seeds.
+
+    `confidence` and `seed` as in `bootstrap_interval`.
+    """
     ours, theirs = _paired(values, reference)
     return bootstrap_interval(ours - theirs, confidence=confidence, seed=seed)
 
@@ -223,6 +234,7 @@ def ratio_interval(
     in `bootstrap_interval`; that of medians or interquartile means is a plain percentile interval: wide enough.
     Measured coverage of 95% intervals of 10 normal pairs: of means 95, of medians 95%. No interval with fewer than two
     pairs, or where the interval of the denominator alone holds 0: the ratio could then be anything. 10,000 resamples.
+    `confidence` and `seed` as in `bootstrap_interval`.
     """
     ours, theirs = _paired(values, reference)
     above, below = float(statistic(ours)), float(statistic(theirs))
@@ -255,6 +267,7 @@ def log_slope(x: Sample, y_by_seed: Sequence[Sample] | Array, *, confidence: flo
     (10,000 times), so what a seed's points share is kept. A plain percentile interval: wide enough for medians,
     measured coverage of 95% intervals of 10 seeds: 95%. No interval with fewer than two seeds or where a value is not
     finite. An infinite y (a run that never got there) leaves the estimate as long as the medians are finite.
+    `confidence` and `seed` as in `bootstrap_interval`.
     """
     place, values = np.asarray(x, dtype=np.float64), np.asarray(y_by_seed, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] != len(place):
@@ -287,7 +300,7 @@ def probability_of_improvement(
     an effect size measure based on the Mann-Whitney statistic, part 2", method 5), not a bootstrap: of two samples
     that do not overlap any bootstrap says 100% with certainty, and at P = 0.96 and 10 runs each it covers 75%, this
     one 96%. Where one sample varies 10 times as much as the other, it covers 90%. Of several tasks it covers 94 to 98%,
-    more where some have P = 0 and others 1. No interval if a sample has fewer than two runs.
+    more where some have P = 0 and others 1. No interval if a sample has fewer than two runs. `confidence`: in (0, 1).
     """
     pairs = [
         (np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64))
@@ -336,7 +349,8 @@ def performance_profile(values: Sample, thresholds: Sample, *, confidence: float
 
     values: one per run, [runs] or [tasks, runs] of scores on one scale, pooled. The bounds are Wilson's, threshold by
     threshold: a band for the whole curve would be wider. Measured coverage of 10 runs: 96% in the mean over shares from
-    1 to 99%, 90% at the worst (runs come in tenths); more than that where tasks differ. NaN without runs.
+    1 to 99%, 90% at the worst (runs come in tenths); more than that where tasks differ. NaN without runs. `confidence`:
+    in (0, 1).
     """
     scores = np.ravel(np.asarray(values, dtype=np.float64))
     counts = (scores[:, np.newaxis] > np.asarray(thresholds, dtype=np.float64)).sum(axis=0)
@@ -346,7 +360,10 @@ def performance_profile(values: Sample, thresholds: Sample, *, confidence: float
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
-    """Success rate with its Wilson score interval (Wilson 1927), from 0 to 1."""
+    """Success rate, successes of trials, with its Wilson score interval (Wilson 1927), from 0 to 1.
+
+    `confidence`: in (0, 1).
+    """
     if trials == 0:
         return Interval(math.nan, math.nan, math.nan)
     bounds = scipy_stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
@@ -354,7 +371,10 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
 
 
 def verdict(name: str, reference: str, difference: Interval, seeds: int) -> str:
-    """A sentence about a paired difference that claims no more than its interval allows, and nothing below 5 seeds."""
+    """A sentence about the paired `difference` of `name` and `reference`.
+
+    It claims no more than its interval allows, and nothing below 5 seeds.
+    """
     if math.isnan(difference.low):
         return f"{name} - {reference}: {difference.estimate:+.1f}, one paired seed: no interval and no claim"
     words = f"{name} - {reference}: {difference.estimate:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}]"

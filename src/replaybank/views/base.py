@@ -22,7 +22,7 @@ class View(Protocol):
     """
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        """The batch that `ids` (live, int64 [n]) mean, with its `discount`; the buffer adds what the sampler says.
+        """The batch that `ids` (live, int64 [n]) mean in `rows`, with its `discount`; the rest is the sampler's.
 
         `rng`: the buffer's generator, for views that draw something of their own.
         """
@@ -33,11 +33,14 @@ class View(Protocol):
         ...
 
     def usable(self, rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-        """Which ids mean something now (bool [n]); None where all do. The buffer draws others for the rest."""
+        """Which of `ids` mean something in `rows` now (bool [n]); None where all do.
+
+        The buffer draws others for the rest.
+        """
         ...
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """All live ids that mean the same as some of `ids` (given out once, int64 [n]), which share their priorities.
+        """All live ids in `rows` that mean what some of `ids` (given out once, int64 [n]) do: they share priorities.
 
         Gives them (int64 [m]) and for each the place in `ids` ([m], rising) of the one it shares with; None where each
         id stands for itself. What has left has no members.

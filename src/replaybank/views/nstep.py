@@ -52,7 +52,7 @@ class NStep:
         self._gamma = discount_factor("NStep", gamma)
 
     def windows(self, rows: Rows, ids: NDArray[np.int64]) -> Windows:
-        """From each transition to the last of its n steps."""
+        """From each of `ids` (int64 [m]) to the last of its n steps in `rows`."""
         path, lengths = rows.walk(ids, min(self._n, len(rows)) - 1)
         factors = np.power(self.gamma, lengths, dtype=np.float64).astype(np.float32)
         reward = rows.schema.fields["reward"]

@@ -34,7 +34,7 @@ class Transition:
         self._factors = np.array([gamma], np.float32)
 
     def windows(self, rows: Rows, ids: NDArray[np.int64]) -> Windows:
-        """One transition each."""
+        """Of each of `ids` (int64 [m]) in `rows` the one transition."""
         return Windows(ids, ids, self._factors, None)
 
     def read(self, rows: Rows, ids: NDArray[np.int64], rng: np.random.Generator) -> Batch:
