@@ -187,7 +187,7 @@ def _far(results: Results) -> str:
     return f"""## Not within {NEAR:g} times its floor
 
 {len(lines)} of the {measured} rows that have a floor. The floor checks nothing, draws no random numbers, weighs nothing
-and allocates nothing; [where the time goes](architecture.md#where-the-time-goes) says what of that costs how much. It
+and allocates nothing; [where the time goes](why-fast.md#where-the-time-goes) says what of that costs how much. It
 is called from Python once for many calls, so that the way from Python into C, which every library has to go, is not in
 it{_way(results)}. Threads and writers have no floor: they are rates of two things at once on cores that both share.
 
@@ -239,7 +239,7 @@ def _left_out(results: Results) -> str:
             names += [entry["name"]] if entry["name"] not in names else []
             kinds += [kind for kind in _kinds(entry["rows"]) if kind not in kinds]
     lines = [
-        f"- {', '.join(names)} (`{key}`: {', '.join(kinds)}): {reason}"
+        f"- {'; '.join(names)} (`{key}`: {', '.join(kinds)}): {textwrap.shorten(reason, 200)}"
         for (key, reason), (names, kinds) in found.items()
     ]
     return "## Left out\n\n" + ("\n".join(lines) or "Nobody.")
