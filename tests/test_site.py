@@ -128,7 +128,7 @@ return [...document.querySelectorAll('.md-content *')]
 UNDRAWN = "return [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src)"
 COLOURS = """
 const rgb = (e, what) => getComputedStyle(e)[what].match(/[0-9.]+/g).map(Number);
-return [rgb(document.body, 'backgroundColor'), rgb(document.querySelector('.md-typeset p'), 'color')];
+return [rgb(document.body, 'backgroundColor'), rgb(document.querySelector('.md-content .md-typeset'), 'color')];
 """
 LOADED = "return performance.getEntriesByType('resource').map(r => r.name)"
 
