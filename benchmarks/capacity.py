@@ -32,7 +32,7 @@ MOST_OF_PEERS = 10**7
 KEEP_OBJECTS = (Textbook, RLlib, Dopamine)
 MOST_OF_OBJECTS = 10**6
 #: Bytes for a transition while a buffer of 48-byte records and its tree are filled, and given priorities.
-BYTES_EACH = 75
+BYTES_EACH = 80
 SIZE = 256
 WORK = {"add": "add one", "uniform": "uniform sample", "prioritized": "prioritized sample", "update": "update"}
 

@@ -101,19 +101,22 @@ def missing(device: str) -> str | None:
 
 
 def markdown(run: contest.Document) -> str:
-    settings = run["settings"]
     parts = [
         contest.heading(f"Batches of {SIZE} on {run['device']}", run),
         contest.rates(run["rows"], {}),
         contest.absent(run["left_out"]),
-        f"""## How
-
-{settings["transitions"]:,} transitions in every buffer, with two observations of so many float32. Medians of
-{settings["repeats"]} repeats of about {settings["seconds"] * 1e3:g} ms, in turn. Batches follow each other without
-waiting; the clock stops when the last is on the device. Ready: obs, action, reward, next_obs, terminated, and where
-prioritized the weights. The best peer is in bold. Memory is pinned for a GPU alone.""",
+        f"## How\n\n{notes(run)}",
     ]
     return "\n\n".join(parts)
+
+
+def notes(run: contest.Document) -> str:
+    settings = run["settings"]
+    return f"""Batches of {settings["batch"]}; {settings["transitions"]:,} transitions in every buffer, with two
+observations of so many float32. Medians of {settings["repeats"]} repeats of about {settings["seconds"] * 1e3:g} ms, in
+turn. Batches follow each other without waiting; the clock stops when the last is on the device. Ready: obs, action,
+reward, next_obs, terminated, and where prioritized the weights. The best peer is in bold. Memory is pinned for a GPU
+alone."""
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

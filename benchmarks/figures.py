@@ -102,7 +102,7 @@ def draw_lines(ax: Axes, curves: Mapping[str, Sequence[tuple[int, Mapping[str, A
             ax.margins(y=0.12)
             ax.annotate(
                 name,
-                (x[len(x) // 2], y[len(x) // 2]),
+                (x[0], y[0]),
                 xytext=(2, -5),
                 textcoords="offset points",
                 ha="left",
@@ -144,7 +144,7 @@ def draw_glance(ax: Axes, lines: Sequence[tuple[str, Sequence[Mapping[str, Any]]
             )
     ax.axvline(1, color=STYLES[OURS].colour, linewidth=1.2, zorder=1)
     ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}×"))
     ax.set_ylim(-0.6, len(lines) - 0.4)
     ax.set_yticks(range(len(lines)), [title for title, _ in lines])
     ax.invert_yaxis()

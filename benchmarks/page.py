@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import contest
+import device
 import figures
 from bars import OURS
 from measuring import NEAR, floor_of, times_floor
@@ -43,12 +46,15 @@ python -m benchmarks --page                       # this page and its figures
 Each part is a process of its own, and is kept when it is done. A library that is not installed, or that fails, is left
 out and named. Reverb needs an environment of its own: `REVERB_PYTHON` names its interpreter. That every adapter does
 the same work is tested: the bytes that come out are those that went in (`tests/benchmarks`).
+
+A GPU has a command of its own, `python benchmarks/device.py`; clusters are measured in [Ray](ray.md) and
+[scale](scale.md).
 """
 
 
 def write(results: Results) -> None:
     figures.draw(results, IMAGES)
-    PAGE.write_text(written(results), encoding="utf-8")
+    PAGE.write_text(written(results, on_a_gpu()), encoding="utf-8")
     README.write_text(with_glance(README.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 
@@ -59,12 +65,21 @@ def with_glance(readme: str, results: Results) -> str:
     return marked.sub(lambda _: f"\n{glance_table(results)}\n\n", readme)
 
 
-def written(results: Results) -> str:
+def on_a_gpu() -> Results | None:
+    """The run of `device.py` that was kept, if one was."""
+    if not device.RESULTS.exists():
+        return None
+    run: Results = json.loads(device.RESULTS.read_text(encoding="utf-8"))
+    return run
+
+
+def written(results: Results, gpu: Results | None = None) -> str:
     """The page."""
     parts = [START.strip(), _runs(results), _glance(results), _far(results)]
     for key, run in results["parts"].items():
         lines = [f"## {PARTS[key].title}", *_images(results, key), PARTS[key].section(run)]
         parts.append("\n\n".join(lines))
+    parts += [_gpu(gpu)] if gpu else []
     parts += [_bars(results), _left_out(results)]
     return "\n\n".join(map(_filled, "\n\n".join(parts).split("\n\n"))) + "\n"
 
@@ -186,6 +201,16 @@ def _way(results: Results) -> str:
     return f": where one transition is added, {rounded(found[0]['median'])} µs for the {DEQUE}" if found else ""
 
 
+def _gpu(run: Results) -> str:
+    """A run of its own, since the suite needs no GPU."""
+    about = f"`python benchmarks/device.py`, {run['date'][:10]}, commit {run['commit'] or 'unknown'}: {run['device']}"
+    hardware = f"{run['hardware']['processor']}, {run['hardware']['cores']} cores; {run['python']}"
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    parts = ["## On a GPU", f"{about}; {hardware}. {versions}.", contest.rates(run["rows"], {}), device.notes(run)]
+    left_out = [f"- {one['name']} ({', '.join(one['rows'])}): {one['reason']}" for one in run["left_out"]]
+    return "\n\n".join([*parts, *(["Left out:", "\n".join(left_out)] if left_out else [])])
+
+
 def _images(results: Results, key: str) -> list[str]:
     return [
         f"![{figure.alt}](images/benchmarks/{stem}.png)"
@@ -214,7 +239,7 @@ def _left_out(results: Results) -> str:
             names += [entry["name"]] if entry["name"] not in names else []
             kinds += [kind for kind in _kinds(entry["rows"]) if kind not in kinds]
     lines = [
-        f"- {', '.join(names)} (`{key}`: {', '.join(kinds)}): {reason}"
+        f"- {'; '.join(names)} (`{key}`: {', '.join(kinds)}): {textwrap.shorten(reason, 200)}"
         for (key, reason), (names, kinds) in found.items()
     ]
     return "## Left out\n\n" + ("\n".join(lines) or "Nobody.")

@@ -29,7 +29,7 @@ GATHERED = 1_024
 
 
 class Inlet:
-    """A writer for one stream of transitions."""
+    """A writer; as each item is one step, it serves any number of streams, and sooner than a writer for each."""
 
     def __init__(self, client: reverb.Client) -> None:
         self._writer = client.trajectory_writer(num_keep_alive_refs=1)
@@ -68,17 +68,17 @@ class Worker:
         self._server = reverb.Server([table])
         self._address = f"localhost:{self._server.port}"
         self._client = reverb.Client(self._address)
-        self._inlets = [Inlet(self._client) for _ in range(streams)]
+        self._inlet = Inlet(self._client)
+        self._streams = streams
         self._beta = None if alpha is None else beta
         self._ahead: dict[int, Iterator[Any]] = {}
         self._steps: list[Sequence[Any]] = []
         self._next = 0
 
     def fill(self, columns: dict[str, Any], priorities: Any) -> None:
-        length = -(-len(priorities) // len(self._inlets))
-        for number, (step, priority) in enumerate(zip(self._typed(columns), priorities.tolist(), strict=True)):
-            self._inlets[number // length].add(step, priority)
-        self._flush()
+        for step, priority in zip(self._typed(columns), priorities.tolist(), strict=True):
+            self._inlet.add(step, priority)
+        self._inlet.flush()
 
     def steps(self, columns: dict[str, Any]) -> None:
         """What `add` and `step` add in turn."""
@@ -92,27 +92,20 @@ class Worker:
     def add_one(self, step: Sequence[Any]) -> None:
         (typed,) = self._typed({name: [value] for name, value in zip(FIELDS, step, strict=True)})
         self._add(typed)
-        self._flush()
+        self._inlet.flush()
 
     def add(self, count: int) -> None:
         for _ in range(count):
             self._add_next()
-        self._flush()
+        self._inlet.flush()
 
     def _add_next(self) -> None:
         self._add(self._steps[self._next])
         self._next = (self._next + 1) % len(self._steps)
 
     def _add(self, step: Sequence[Any]) -> None:
-        if len(self._inlets) == 1:
-            self._inlets[0].add(step, 1.0)
-            return
-        for inlet, row in zip(self._inlets, zip(*step, strict=True), strict=True):
-            inlet.add(row, 1.0)
-
-    def _flush(self) -> None:
-        for inlet in self._inlets:
-            inlet.flush()
+        for row in [step] if self._streams == 1 else zip(*step, strict=True):
+            self._inlet.add(row, 1.0)
 
     def sample(self, size: int, count: int) -> None:
         for _ in range(count):

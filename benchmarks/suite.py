@@ -30,7 +30,7 @@ RESULTS = HERE / "results.json"
 QUICK_RESULTS = HERE.parent / "runs" / "benchmarks.json"
 WORKER = HERE / "one_part.py"
 #: Seconds that one part may take.
-PATIENCE = {"quick": 300.0, "full": 1_200.0}
+PATIENCE = {"quick": 600.0, "full": 1_800.0}
 
 Results = dict[str, dict[str, Any]]
 

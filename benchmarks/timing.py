@@ -52,11 +52,23 @@ def microseconds(trial: Trial, calls: int) -> float:
 
 
 def calls_within(trial: Trial, seconds: float, most: int = 5_000) -> int:
-    """How many calls fill `seconds`; warms the trial up on the way (compilation, caches, first allocations)."""
+    """How many calls fill `seconds`, found with the trial warmed up: compilation, caches, first allocations.
+
+    It is warm where it no longer gets quicker by a fifth, or after a dozen looks.
+    """
     microseconds(trial, 1)
-    estimate = microseconds(trial, 1)
-    if estimate * trial.per_call < 1e6 * seconds / 20:
-        estimate = microseconds(trial, 10)
+    calls, before = 1, np.inf
+    for _ in range(12):
+        estimate = microseconds(trial, calls)
+        calls = _filling(seconds, estimate, trial, most)
+        if estimate > 0.8 * before:
+            break
+        before = estimate
+    return calls
+
+
+def _filling(seconds: float, estimate: float, trial: Trial, most: int = 5_000) -> int:
+    """Calls that fill `seconds`, where a piece of work takes `estimate` microseconds."""
     return int(np.clip(1e6 * seconds / (estimate * trial.per_call), 1, most))
 
 
@@ -78,18 +90,21 @@ def interleave(
                 failed(name, error)
         for _ in range(repeats):
             for name in list(samples):
-                if len(samples[name]) >= FEW and _slow(samples[name][0], calls[name], trials[name], seconds):
+                if len(samples[name]) >= FEW and _slow(samples[name][-1], trials[name], seconds):
                     continue
                 try:
                     samples[name].append(microseconds(trials[name], calls[name]))
+                    # What was cold at the first look, and is quicker now, gets the calls that it needs.
+                    calls[name] = max(calls[name], _filling(seconds, samples[name][-1], trials[name]))
                 except Exception as error:
                     failed(name, error)
                     del samples[name]
     return {name: _summary(values, calls[name]) for name, values in samples.items()}
 
 
-def _slow(microseconds: float, calls: int, trial: Trial, seconds: float) -> bool:
-    return microseconds * calls * trial.per_call > 1e6 * SLOW * seconds
+def _slow(estimate: float, trial: Trial, seconds: float) -> bool:
+    """Whether one call takes much longer than a repeat should."""
+    return estimate * trial.per_call > 1e6 * SLOW * seconds
 
 
 def _summary(values: Sequence[float], calls: int) -> Timing:

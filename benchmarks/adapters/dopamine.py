@@ -15,8 +15,8 @@ from transitions import Step, Transitions
 class AsGiven:
     """An accumulator for transitions that are whole already.
 
-    Dopamine's own pairs the observations of two steps, and takes the end and the reward of an episode's last transition
-    from different ones of them, so that what comes out is not what went in.
+    Dopamine's own makes one of two steps in a row: an episode's last transition does not come out, and its end stands
+    at the one before. What comes out is to be what went in.
     """
 
     def accumulate(self, transition: Any) -> Iterable[Any]:

@@ -223,6 +223,20 @@ def test_a_spread_is_half_the_interquartile_range_in_the_digits_of_the_median(ha
     assert report.spread(result) == text
 
 
+def test_what_gets_quicker_gets_more_calls() -> None:
+    """As a buffer does whose pages are cold at first: few calls a repeat would time it cold for ever."""
+    done = 0
+
+    def work() -> None:
+        nonlocal done
+        done += 1
+        time.sleep(0.02 if done < 4 else 0.001)
+
+    trial = Trial(lambda calls: [()] * calls, work)
+    (timing,) = interleave({"": trial}, 4, 0.02, failed=lambda name, error: pytest.fail(str(error))).values()
+    assert timing.calls > 3
+
+
 def test_the_very_slow_have_few_repeats() -> None:
     trials = {
         "slow": Trial(lambda calls: [(0.004,)] * calls, time.sleep),

@@ -96,7 +96,7 @@ def test_a_quick_run_does_not_touch_the_committed_results() -> None:
 
 
 def test_the_committed_page_is_what_the_committed_results_give() -> None:
-    assert page.PAGE.read_text(encoding="utf-8") == page.written(suite.read(suite.RESULTS)), (
+    assert page.PAGE.read_text(encoding="utf-8") == page.written(suite.read(suite.RESULTS), page.on_a_gpu()), (
         "python -m benchmarks --page"
     )
 
@@ -115,6 +115,25 @@ def test_the_committed_figures_are_drawn_of_the_committed_results(tmp_path: Path
     figures.draw(suite.read(suite.RESULTS), tmp_path)
     for stem in stems:
         assert (tmp_path / f"{stem}.svg").read_text() == (page.IMAGES / f"{stem}.svg").read_text(), stem
+
+
+def test_a_run_on_a_gpu_has_its_section() -> None:
+    run = {
+        "date": "2026-11-22T10:00:00+00:00",
+        "commit": "abc",
+        "device": "Some GPU, CUDA 13.0",
+        "hardware": {"processor": "P", "cores": 16},
+        "python": "CPython 3.11",
+        "versions": {"torch": "2.13"},
+        "settings": {"transitions": 100, "batch": 256, "repeats": 3, "seconds": 0.02},
+        "rows": [row("uniform-4", 50.0, None)],
+        "left_out": [{"name": "cpprb", "rows": ["prioritized-4"], "reason": "is not installed"}],
+    }
+    text = page.written({"parts": {}, "failed": {}}, run)
+    assert "Some GPU, CUDA 13.0" in text
+    assert "20,000 ± 10%" in text
+    assert "- cpprb (prioritized-4): is not installed" in text
+    assert "## On a GPU" not in page.written({"parts": {}, "failed": {}})
 
 
 def test_every_part_has_a_place_in_the_committed_results() -> None:
