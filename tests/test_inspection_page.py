@@ -1,13 +1,8 @@
-"""The page of an inspection in a real browser: plots are drawn, answer to the pointer, and nothing is loaded.
-
-Needs Chromium or Chrome and its driver, on PATH or named by REPLAYBANK_CHROMIUM and REPLAYBANK_CHROMEDRIVER.
-"""
+"""The page of an inspection in a real browser: plots are drawn, answer to the pointer, and nothing is loaded."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +11,11 @@ import numpy as np
 import pytest
 
 import replaybank as rb
+from browser import start
 
 pytest.importorskip("selenium", reason="the page is looked at with selenium")
 pytest.importorskip("plotly")
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -29,31 +23,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 from replaybank.inspection.page import Page
 from replaybank.inspection.plots import plots_of
 
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name is found: there is no network
-)
 DRAWN = "return document.querySelectorAll('.plot .main-svg').length >= 3 * arguments[0]"  # Plotly layers three a plot
-
-
-def program(variable: str, *names: str) -> str:
-    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"needs {' or '.join(names)} on PATH, or its path in {variable}")
-    return found
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = program(
-        "REPLAYBANK_CHROMIUM", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
-    )
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(program("REPLAYBANK_CHROMEDRIVER", "chromedriver")))
+    driver = start(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 

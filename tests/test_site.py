@@ -7,12 +7,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
+
+from browser import start
 
 ROOT = Path(__file__).parent.parent
 FETCHED = {"src", "srcset", "data", "poster"}  # attributes whose address a browser loads by itself
@@ -102,6 +109,68 @@ def test_pictures_of_the_lesson_and_the_studies_are_in_the_site(site: Path) -> N
     assert len(list((site / "lab" / "lesson").glob("*.png"))) == drawn > 0
     for picture in (ROOT / "docs" / "images").rglob("*.png"):
         assert (site / picture.relative_to(ROOT / "docs")).read_bytes() == picture.read_bytes()
+
+
+# ---- in a browser ----
+
+LOOKED_AT = [
+    *("", "guides/which-buffer/", "guides/migrate/", "guides/look-inside/", "libraries/", "running/", "ray/"),
+    *("why-right/", "why-fast/", "studies/", "verdicts/", "ideas/", "lab/lesson/", "lab/compare/", "lab/minatar/"),
+    *("benchmarks/", "reference/buffer/", "architecture/", "scale/", "source/examples/apex_dqn.py/"),
+]
+# What reaches beyond the window on the right and cannot be scrolled to within something that can.
+BEYOND = """
+const width = document.documentElement.clientWidth;
+const scrolls = e => e && (/auto|scroll|hidden/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+return [...document.querySelectorAll('.md-content *')]
+    .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e)).map(e => e.outerHTML.slice(0, 80));
+"""
+UNDRAWN = "return [...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src)"
+COLOURS = """
+const rgb = (e, what) => getComputedStyle(e)[what].match(/[0-9.]+/g).map(Number);
+return [rgb(document.body, 'backgroundColor'), rgb(document.querySelector('.md-content .md-typeset'), 'color')];
+"""
+LOADED = "return performance.getEntriesByType('resource').map(r => r.name)"
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def driver(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    driver = start(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
+def test_pages_fit_and_are_drawn_from_here_alone(driver: Any, address: str, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.get(address)
+    driver.execute_script("localStorage.clear()")  # the theme keeps the scheme that it found first
+    for page in LOOKED_AT:
+        driver.get(address + page)
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= width, page
+        assert driver.execute_script(BEYOND) == [], page
+        assert driver.execute_script(UNDRAWN) == [], page
+        background, text = driver.execute_script(COLOURS)
+        assert (sum(background[:3]) < sum(text[:3])) == (scheme == "dark"), page
+        assert [name for name in driver.execute_script(LOADED) if not name.startswith((address, "data:"))] == [], page
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 # ---- the sources, as they are read in a repository ----
