@@ -20,7 +20,7 @@ def filled(sampler: rb.Uniform | rb.Prioritized) -> rb.ReplayBuffer:
     streams = np.arange(STREAMS, dtype=np.float64)
     for t in range(STEPS):
         obs = np.stack([np.full(STREAMS, float(t)), streams], axis=1)
-        after = obs + [1.0, 0.0]
+        after = obs + np.array([1.0, 0.0])
         done = np.full(STREAMS, t % 50 == 49)
         buffer.add(obs, np.full(STREAMS, t % 3), t + streams / 10, after, done, np.zeros(STREAMS, bool))
     return buffer
