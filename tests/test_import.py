@@ -6,9 +6,11 @@ import ast
 import importlib
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 import replaybank
 
@@ -63,6 +65,11 @@ def test_dir_and_star_name_what_is_not_loaded_yet() -> None:
         "assert {*replaybank.__all__, '__version__'} <= names; assert set(replaybank.__all__) <= set(globals())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_that_of_the_metadata_and_a_valid_one() -> None:
+    assert replaybank.__version__ == version("replaybank")
+    assert str(Version(replaybank.__version__)) == replaybank.__version__
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

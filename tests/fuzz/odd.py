@@ -178,7 +178,7 @@ ARRAYS: tuple[Callable[[], Any], ...] = (
     lambda: np.zeros(0),
     lambda: np.zeros((0, 3)),
     lambda: np.zeros((3, 0)),
-    lambda: np.zeros((1,) * 40),
+    lambda: np.zeros((1,) * (40 if np.__version__ >= "2" else 32)),
     lambda: np.ones(3),
     lambda: np.ones((3, 3), np.float32),
     lambda: np.ones(1000),
