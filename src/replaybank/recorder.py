@@ -25,7 +25,7 @@ REUSED = (
 
 
 class Episode(NamedTuple):
-    """An episode that ended: in which environment, its summed reward (as the environment gave it) and its steps."""
+    """An episode that ended: in which environment, its summed reward (a float; of vectors an array) and its steps."""
 
     env: int
     episodic_return: Any
@@ -162,7 +162,7 @@ class Recorder:
             "steps": self._steps,
             "reset_steps": self._reset_steps,
             "episodes": self._episodes,
-            "mean_return": np.mean([episode.episodic_return for episode in recent], axis=0) if recent else np.nan,
+            "mean_return": _plain(np.mean([one.episodic_return for one in recent], axis=0)) if recent else np.nan,
             "mean_length": float(np.mean([episode.length for episode in recent])) if recent else np.nan,
         }
 
@@ -220,7 +220,8 @@ class Recorder:
         self.ended = []
         if ended.any():
             self.ended = [
-                Episode(i, self._returns[i].copy(), int(self._lengths[i])) for i in np.flatnonzero(ended).tolist()
+                Episode(i, _plain(self._returns[i].copy()), int(self._lengths[i]))
+                for i in np.flatnonzero(ended).tolist()
             ]
             self._episodes += len(self.ended)
             self._recent += self.ended
@@ -381,3 +382,8 @@ def _seems_reused(given: Any, final: Any, reset: Any) -> bool:
         if isinstance(array, np.ndarray) and array.size
     ]
     return bool(pairs) and all(one == other for one, other in pairs)
+
+
+def _plain(value: NDArray[np.float64]) -> Any:
+    """One number as a float, which prints as one and goes into JSON."""
+    return float(value) if value.ndim == 0 else value

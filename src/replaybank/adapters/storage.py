@@ -82,6 +82,8 @@ class VecStorage:
         Raises TypeError or ValueError, and changes nothing, where values do not fit the spaces.
         """
         n = self.n_envs
+        if np.size(done) != n:
+            raise ValueError(f"done: expected {n}, one an environment (n_envs={n}), given shape {np.shape(done)}")
         ended = reshaped("done", np.asarray(done, bool), (n,))
         truncated = _timeouts(infos, n) if timeouts else np.zeros(n, bool)
         self.bank.add(
