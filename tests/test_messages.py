@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
@@ -121,3 +123,29 @@ def test_stacks_as_environments_give_them_are_not_warned_of(shape: tuple[int, ..
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         buffer.add(stack, 0, 0.0, stack, False, False)
+
+
+@pytest.mark.parametrize(
+    ("missing", "code", "extra"),
+    [
+        ("torch", "import replaybank.torch", "torch"),
+        ("jax", "import replaybank.jax", "jax"),
+        ("stable_baselines3", "import replaybank.adapters.sb3", "sb3"),
+        ("tianshou", "import replaybank.adapters.tianshou", "tianshou"),
+        ("h5py", "import replaybank.adapters.tianshou", "tianshou"),
+        ("minari", "import replaybank.adapters.minari", "minari"),
+        ("torch", "import replaybank.adapters.cleanrl", "torch,gym"),
+        ("ray", "import replaybank.ray", "ray"),
+        ("plotly", "import replaybank.inspection.page", "inspect"),
+    ],
+)
+def test_where_a_package_is_missing_the_extra_that_has_it_is_named(missing: str, code: str, extra: str) -> None:
+    without = f"""
+import sys
+import replaybank as rb
+sys.modules[{missing!r}] = None
+{code}
+"""
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"pip install 'replaybank[{extra}]'"

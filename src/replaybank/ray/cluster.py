@@ -295,8 +295,8 @@ def attach(name: str) -> ReplayCluster:
             one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE
         ]
         known = sorted({one.partition("/shard-")[0] for one in there})
-        there = f"expected one of {', '.join(known)}" if known else "there is no cluster in this Ray"
-        raise ValueError(f"name: {there}, given {name!r}") from None
+        those = f"expected one of {', '.join(known)}" if known else "there is no cluster in this Ray"
+        raise ValueError(f"name: {those}, given {name!r}") from None
     return ReplayCluster._of(coordinator, Session().ask(coordinator.config.remote, 10.0, f"attach: {name!r}"))
 
 
