@@ -259,6 +259,8 @@ class ReplayCluster:
     def close(self) -> None:
         """Ends all of it: transitions that no checkpoint has are gone. Saves once more where there is a checkpoint."""
         directory = self._directory
+        if directory.session.ended():
+            return  # it ended with its Ray; any call would start another one
         members: dict[int, tuple[Any, str]] = {}
         try:
             _, members = directory.session.ask(directory.coordinator.members.remote, 5.0, "close")
