@@ -113,6 +113,13 @@ def test_the_full_result_it_shows_is_the_committed_one() -> None:
         assert re.search(rf"^ +{name} +{re.escape(shown.strip())} ", text, re.M)
 
 
+def test_it_needs_no_file_beside_it() -> None:
+    """On a notebook service it stands alone: there a link to another file of the repository is dead."""
+    pages = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
+    links = [link for page in pages for link in re.findall(r"\]\((.*?)\)", page)]
+    assert not [link for link in links if not link.startswith("https://")]
+
+
 def test_every_question_has_an_answer_to_open() -> None:
     pages = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
     questions = next(page for page in pages if "## Questions" in page)

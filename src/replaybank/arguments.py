@@ -80,6 +80,18 @@ def ids_of(indices: ArrayLike) -> NDArray[np.int64]:
     return for_kernel(ids, np.int64)
 
 
+def errors_of(td_error: ArrayLike, ids: NDArray[np.int64]) -> NDArray[Any]:
+    """TD errors, real numbers [n], one for each of the ids; raises where they are not."""
+    errors = as_numeric("td_error", td_error)
+    if errors.dtype.kind == "c":
+        raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
+    if errors.shape != ids.shape:
+        steps = errors.ndim == 2 and len(errors) == len(ids) and errors.shape[1] > 1
+        hint = "; of a sequence's steps view.priority(td_error, batch.mask) makes one" if steps else ""
+        raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}{hint}")
+    return errors
+
+
 def for_kernel(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:
     """`array` ([n]) as the kernels take it: of this dtype, contiguous and aligned."""
     found = np.ascontiguousarray(array, dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import cores, for_kernel, ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import cores, errors_of, for_kernel, ids_of, named, picked, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
@@ -454,11 +454,7 @@ class ReplayBuffer:
         TD error is not finite.
         """
         ids = ids_of(indices)
-        errors = as_numeric("td_error", td_error)
-        if errors.dtype.kind == "c":
-            raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        if errors.shape != ids.shape:
-            raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        errors = errors_of(td_error, ids)
         errors = for_kernel(errors, np.float64)
         with self._lock:
             rows = self._rows
@@ -809,5 +805,6 @@ class ReplayBuffer:
             assert self._max_bytes is None or self._nbytes() <= self._max_bytes, "it holds more than it may"
 
     def __repr__(self) -> str:
-        parts = f"{type(self._sampler).__name__}, {type(self._view).__name__}"
-        return f"ReplayBuffer({len(self)} of {self._capacity} transitions, {self._streams} streams, {parts})"
+        streams = f"{self._streams} stream{'s' * (self._streams > 1)}"
+        parts = f"{self._sampler!r}, {self._view!r}"
+        return f"ReplayBuffer({len(self)} of {self._capacity} transitions, {streams}, {parts})"

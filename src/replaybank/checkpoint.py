@@ -119,7 +119,9 @@ def save(
 
 def _make(folder: Path) -> None:
     """Makes a folder, where there is none, and waits until its name and those above it are on the disk."""
-    if not folder.exists():
+    if not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(f"{folder}: expected a folder, or nothing yet; a file is there")
         _make(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)

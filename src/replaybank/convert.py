@@ -32,7 +32,9 @@ def as_field(name: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     array = as_numeric(name, value)
     expected = shape if lead < 0 else (lead, *shape)
     if array.shape != expected:
-        raise ValueError(f"{name}: expected shape {expected}, given {array.shape}{_hint(array.shape, shape, lead)}")
+        raise ValueError(
+            f"{name}: expected shape {expected}, given {array.shape}{_hint(name, array.shape, shape, lead)}"
+        )
     plain = np.empty(expected, dtype)  # aligned, contiguous, of the very dtype, whatever was given
     plain[...] = array if array.dtype == dtype else _cast(name, array, dtype)
     return plain
@@ -74,8 +76,11 @@ def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return cast
 
 
-def _hint(given: tuple[int, ...], shape: tuple[int, ...], lead: int) -> str:
-    if lead < 0 and given[1:] == shape and given:
+def _hint(name: str, given: tuple[int, ...], shape: tuple[int, ...], lead: int) -> str:
+    if lead < 0 and given == (1, *shape):
+        return f"; of one stream there is no leading axis: give {name}[0]"
+    # An action or a reward is looked at when the observation was one transition's.
+    if lead < 0 and given[1:] == shape and given and not name.startswith(("action", "reward")):
         return (
             f"; a leading axis of {given[0]} looks like {given[0]} streams (streams={given[0]}) "
             "or like many transitions of one stream (extend)"

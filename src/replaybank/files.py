@@ -18,6 +18,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from replaybank.extras import of_extra
+
 WORTH_BEGINNING = 1 << 20  # bytes that are sent to the disk before all is written
 CHUNK = 1 << 22  # bytes that are read or compressed at a time
 COMPRESSIONS = (None, "zstd")
@@ -248,14 +250,16 @@ def compressor(compression: str | None) -> Any:
     if compression not in COMPRESSIONS:
         known = ", ".join(repr(one) for one in COMPRESSIONS)
         raise ValueError(f"compression: expected one of {known}, given {compression!r}")
-    import zstandard
+    with of_extra("zstd"):
+        import zstandard
 
     return zstandard.ZstdCompressor(level=1).compress
 
 
 def decompress(name: str, stored: bytearray, out: memoryview) -> None:
     """Fills `out` with what was compressed; raises CheckpointError where that is not exactly as long."""
-    import zstandard
+    with of_extra("zstd"):
+        import zstandard
 
     try:
         with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stored) as stream:

@@ -22,12 +22,15 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.convert import as_field
+from replaybank.extras import of_extra
+
+with of_extra("jax"):
+    import jax
 
 _NO_BLOCK = np.empty(0, np.uint8)  # arrays that are not NumPy's own lie in no block
 

@@ -1,4 +1,4 @@
-"""What a sampler or a view must be able to do, asked once, where it is handed over."""
+"""What a sampler or a view must be able to do, asked once, where it is handed over; and how one is shown."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def as_part(name: str, part: Any, protocol: type, example: str) -> Any:
         where = f"{protocol.__module__}.{protocol.__name__}"
         raise TypeError(f"{name}: {part!r} cannot {', '.join(missing)}; {where} says what it must do")
     return part
+
+
+def shown(part: Any) -> str:
+    """A sampler, view or schedule as the call that makes such a one, with the settings that it has now."""
+    return f"{type(part).__name__}({', '.join(f'{name}={value!r}' for name, value in part.settings().items())})"

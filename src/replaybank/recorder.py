@@ -25,9 +25,9 @@ REUSED = (
 
 
 class Episode(NamedTuple):
-    """An episode that ended: in which `env` (0 … num_envs - 1), its rewards' sum, its `length` in steps.
+    """An episode that ended: in which `env` (0 … num_envs - 1), its summed reward, its `length` in steps.
 
-    `episodic_return` is undiscounted, of rewards as the environment gave them.
+    `episodic_return` is undiscounted, of rewards as the environment gave them: a float; of vectors an array.
     """
 
     env: int
@@ -169,7 +169,7 @@ class Recorder:
             "steps": self._steps,
             "reset_steps": self._reset_steps,
             "episodes": self._episodes,
-            "mean_return": np.mean([episode.episodic_return for episode in recent], axis=0) if recent else np.nan,
+            "mean_return": _plain(np.mean([one.episodic_return for one in recent], axis=0)) if recent else np.nan,
             "mean_length": float(np.mean([episode.length for episode in recent])) if recent else np.nan,
         }
 
@@ -227,7 +227,8 @@ class Recorder:
         self.ended = []
         if ended.any():
             self.ended = [
-                Episode(i, self._returns[i].copy(), int(self._lengths[i])) for i in np.flatnonzero(ended).tolist()
+                Episode(i, _plain(self._returns[i].copy()), int(self._lengths[i]))
+                for i in np.flatnonzero(ended).tolist()
             ]
             self._episodes += len(self.ended)
             self._recent += self.ended
@@ -388,3 +389,8 @@ def _seems_reused(given: Any, final: Any, reset: Any) -> bool:
         if isinstance(array, np.ndarray) and array.size
     ]
     return bool(pairs) and all(one == other for one, other in pairs)
+
+
+def _plain(value: NDArray[np.float64]) -> Any:
+    """One number as a float, which prints as one and goes into JSON."""
+    return float(value) if value.ndim == 0 else value

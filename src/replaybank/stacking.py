@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from replaybank.schema import Leaf, Node, Schema, mapped
 
 Axis = Literal[0, -1]
+MOST_CHANNELS = 4  # of an image's frame; where there would be more, the axis is more likely rows of pixels
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Stacking:
                 raise ValueError(
                     f"{leaf.name}: expected a stack of {self.frames} frames along axis {self.axis}, given shape "
                     f'{leaf.shape}; FrameStack(adds="frames") takes single frames'
+                )
+            if leaf.path[0] == "obs" and len(leaf.shape) == 3 and leaf.shape[self.axis] // self.frames > MOST_CHANNELS:
+                warnings.warn(
+                    f"{leaf.name}: shape {leaf.shape} is taken for {self.frames} frames of "
+                    f"{list(self.frame(leaf).shape)} along axis {self.axis}. Stacks along the "
+                    f"{'first axis need axis=0' if self.axis else 'last axis need axis=-1'}, single frames "
+                    'adds="frames"',
+                    UserWarning,
+                    stacklevel=2,
                 )
 
     def stored_shape(self, leaf: Leaf) -> tuple[int, ...]:

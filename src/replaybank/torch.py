@@ -14,15 +14,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from replaybank import buffer as bank
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
+from replaybank.extras import of_extra
 from replaybank.prefetch import Mover
 from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.uniform import Uniform
+
+with of_extra("torch"):
+    import torch
 
 FiveTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 SevenTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]

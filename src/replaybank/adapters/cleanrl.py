@@ -15,8 +15,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
+
+from replaybank.extras import of_extra
+
+with of_extra("torch,gym"):
+    import torch
 
 from replaybank.adapters.storage import Infos, Space, VecStorage, global_seed, reshaped, view_of
 from replaybank.batch import Batch

@@ -15,16 +15,19 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium
-import minari
 import numpy as np
-from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_dataset import parse_dataset_id
-from minari.storage import get_dataset_path
 
 from replaybank.buffer import ReplayBuffer
+from replaybank.extras import of_extra
 from replaybank.schema import Leaf, Node, Schema, schema_of
 from replaybank.views.transition import Transition
+
+with of_extra("minari"):
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage import get_dataset_path
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec

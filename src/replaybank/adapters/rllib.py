@@ -41,7 +41,10 @@ try:
     )
     from ray.rllib.utils.spaces.space_utils import batch as stack
 except ImportError as error:
-    raise ImportError(f"replaybank.adapters.rllib needs RLlib's new API stack, as of Ray 2.60: {error}") from error
+    raise ImportError(
+        "replaybank.adapters.rllib needs RLlib's new API stack, as of Ray 2.60 (pip install 'replaybank[rllib]'): "
+        f"{error}"
+    ) from error
 
 
 class EpisodeReplayBuffer(RLlibBuffer):

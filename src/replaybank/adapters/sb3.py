@@ -15,16 +15,20 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch as th
-from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3 import DQN, SAC
-from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
-from stable_baselines3.common.utils import polyak_update
-from stable_baselines3.common.vec_env import VecNormalize
-from torch.nn import functional as F
+
+from replaybank.extras import of_extra
+
+with of_extra("sb3"):
+    import torch as th
+    from gymnasium import spaces
+    from stable_baselines3 import DQN, SAC
+    from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+    from stable_baselines3.common.utils import polyak_update
+    from stable_baselines3.common.vec_env import VecNormalize
+    from torch.nn import functional as F
 
 from replaybank.adapters.storage import Infos, Space, VecStorage, view_of
 from replaybank.batch import Batch

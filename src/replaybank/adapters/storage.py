@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from replaybank.buffer import ReplayBuffer
+from replaybank.extras import of_extra
 from replaybank.samplers.base import Sampler
 from replaybank.schema import Schema
 from replaybank.views.base import View
 from replaybank.views.frames import FrameStack
 from replaybank.views.nstep import NStep
 from replaybank.views.transition import Transition
+
+with of_extra("gym"):
+    from gymnasium import spaces
 
 Space: TypeAlias = "spaces.Space[Any]"
 Shape: TypeAlias = tuple[int, ...]
@@ -82,6 +85,8 @@ class VecStorage:
         Raises TypeError or ValueError, and changes nothing, where values do not fit the spaces.
         """
         n = self.n_envs
+        if np.size(done) != n:
+            raise ValueError(f"done: expected shape ({n},), one an environment (n_envs={n}), given {np.shape(done)}")
         ended = reshaped("done", np.asarray(done, bool), (n,))
         truncated = _timeouts(infos, n) if timeouts else np.zeros(n, bool)
         self.bank.add(

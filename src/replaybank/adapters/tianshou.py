@@ -14,22 +14,25 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn, Self
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tianshou.data import Batch, ReplayBuffer, ReplayBufferManager, to_numpy
-from tianshou.data.utils.converter import from_hdf5, to_hdf5
 
 from replaybank.adapters.tianshou_episodes import Episodes
 from replaybank.batch import Batch as Transitions
 from replaybank.buffer import PriorityReport
 from replaybank.buffer import ReplayBuffer as Bank
+from replaybank.extras import of_extra
 from replaybank.samplers.base import Ids, Sampler
 from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.uniform import Uniform
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
 from replaybank.views.base import View
 from replaybank.views.frames import FrameStack
+
+with of_extra("tianshou"):
+    import h5py
+    from tianshou.data import Batch, ReplayBuffer, ReplayBufferManager, to_numpy
+    from tianshou.data.utils.converter import from_hdf5, to_hdf5
 
 # Tianshou's names of what lies in rows, and ours.
 STORED = {"obs": "obs", "act": "action", "rew": "reward", "terminated": "terminated", "truncated": "truncated"}

@@ -13,11 +13,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
+from replaybank.extras import of_extra
 from replaybank.inspection.plots import plots_of
 from replaybank.inspection.report import Inspection
 from replaybank.inspection.tables import Table, tables_of
+
+with of_extra("inspect"):
+    from plotly.offline import get_plotlyjs
 
 HEIGHT = 900  # pixels, in a notebook
 TEMPLATE = Path(__file__).with_name("page.html")

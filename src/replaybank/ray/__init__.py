@@ -19,6 +19,11 @@ Actors, placement, restarts, object store and metrics are Ray's. Who can reach a
 docs/ray.md says what that means.
 """
 
+from replaybank.extras import of_extra
+
+with of_extra("ray"):
+    import ray as _ray  # noqa: F401
+
 from replaybank.ray.cluster import ReplayCluster, attach
 from replaybank.ray.config import Checkpoint, ClusterOptions
 from replaybank.ray.limiter import RateLimit

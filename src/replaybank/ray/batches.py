@@ -12,6 +12,7 @@ from typing import Any
 from replaybank.batch import Batch
 from replaybank.prefetch import mover_for
 from replaybank.ray.draws import Draws, Request
+from replaybank.ray.session import Session
 
 MOST_AHEAD = 1000  # batches that may be on their way
 
@@ -36,6 +37,7 @@ class Batches(Iterator[Batch]):
     ) -> None:
         """`lock` is held while `draws` is used; `served` is told since when (monotonic) a batch was waited for."""
         self._draws, self._lock, self._served = draws, lock, served
+        self._session = Session()
         self._n, self._prefetch, self._seconds = n, prefetch, seconds
         self._group = max(1, prefetch // 2)
         self._mover = mover_for(device, pin=True)
@@ -47,6 +49,7 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         begin = time.monotonic()
         with self._lock:
+            self._session.require()
             deadline = time.monotonic() + self._seconds
             self._ask(deadline)
             request = self._due[0]

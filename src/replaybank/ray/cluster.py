@@ -263,6 +263,8 @@ class ReplayCluster:
     def close(self) -> None:
         """Ends all of it: transitions that no checkpoint has are gone. Saves once more where there is a checkpoint."""
         directory = self._directory
+        if directory.session.ended():
+            return  # it ended with its Ray; any call would start another one
         members: dict[int, tuple[Any, str]] = {}
         try:
             _, members = directory.session.ask(directory.coordinator.members.remote, 5.0, "close")
@@ -299,7 +301,8 @@ def attach(name: str) -> ReplayCluster:
             one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE
         ]
         known = sorted({one.partition("/shard-")[0] for one in there})
-        raise ValueError(f"name: expected one of {', '.join(known) or 'none that there is'}, given {name!r}") from None
+        those = f"expected one of {', '.join(known)}" if known else "there is no cluster in this Ray"
+        raise ValueError(f"name: {those}, given {name!r}") from None
     return ReplayCluster._of(coordinator, Session().ask(coordinator.config.remote, 10.0, f"attach: {name!r}"))
 
 

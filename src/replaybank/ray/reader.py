@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaybank.arguments import ids_of, whole_number
+from replaybank.arguments import errors_of, ids_of, whole_number
 from replaybank.batch import Batch
 from replaybank.buffer import MOST_DRAWN
-from replaybank.convert import as_numeric
 from replaybank.ray.batches import MOST_AHEAD, Batches
 from replaybank.ray.config import USUAL_INSERT
 from replaybank.ray.directory import Directory
@@ -105,11 +104,7 @@ class Reader:
         TD error is not finite.
         """
         ids = ids_of(indices)
-        errors = as_numeric("td_error", td_error)
-        if errors.dtype.kind == "c":
-            raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
-        if errors.shape != ids.shape:
-            raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+        errors = errors_of(td_error, ids)
         errors = errors.astype(np.float64)
         self.sampler.priorities(errors)  # raises where one is not finite, or too large
         with self._lock:

@@ -44,6 +44,11 @@ class Session:
         with _gate:
             return self._mine is None or _connected() != self._mine
 
+    def require(self) -> None:
+        """Raises RayEnded where Ray was shut down since this was made: before a call that would start another one."""
+        if self.ended():
+            raise RayEnded("Ray was shut down")
+
     def call(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
         """Calls `call(*args)`, an actor's method, and gives what it will answer."""
         with _gate:

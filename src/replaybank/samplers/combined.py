@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
-from replaybank.parts import as_part
+from replaybank.parts import as_part, shown
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, whole_number
 from replaybank.samplers.state import count, entry, flag
 from replaybank.samplers.uniform import Uniform
@@ -126,6 +126,9 @@ class Combined:
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return self._sampler.update(ids, priorities)
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {"sampler": self._sampler, "newest": self._newest}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
-from replaybank.parts import as_part
+from replaybank.parts import as_part, shown
 from replaybank.samplers.base import Floats, Ids, Sampler, Window, attached, attached_once, kish, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule
@@ -140,6 +140,9 @@ class Mixture:
         """Hands TD errors on to every part; gives how many the one that set most of them did set."""
         found = [sampler.priorities(priorities) for sampler in self._samplers]
         return max(sampler.update(ids, own) for sampler, own in zip(self._samplers, found, strict=True))
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         parts = list(zip(self._weights, self._samplers, strict=True))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.kernels import Lock
+from replaybank.parts import shown
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.schedule import Schedule
@@ -225,6 +226,9 @@ class Prioritized:
     def priority_of(self, ids: Ids) -> Floats:
         """The raw priorities (float64 [n]) of live ids."""
         return self._raw.leaves[ids % self.window.capacity]
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {

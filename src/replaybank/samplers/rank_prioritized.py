@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
+from replaybank.parts import shown
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, kish, magnitudes, not_negative
 from replaybank.samplers.importance import WeightNorm, beta_at, checked_beta, checked_norm, importance_weights
 from replaybank.samplers.order import Order
@@ -153,6 +154,9 @@ class RankPrioritized:
     def priority_of(self, ids: Ids) -> Floats:
         """The raw priorities (float64 [n]) of live ids."""
         return self._order.by_slot[ids % self.window.capacity]
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {"alpha": self._alpha, "beta": self._beta, "weight_norm": self._weight_norm}

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
+from replaybank.parts import shown
 from replaybank.samplers.base import (
     Floats,
     Ids,
@@ -128,6 +129,9 @@ class Recent:
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {"eta": self._eta, "updates": self._updates, "minimum": self._minimum}

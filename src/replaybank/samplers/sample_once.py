@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.kernels import Lock
+from replaybank.parts import shown
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones
 from replaybank.samplers.state import column, count, window_on
 
@@ -107,6 +108,9 @@ class SampleOnce:
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {}

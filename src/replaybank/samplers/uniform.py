@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.kernels import Lock
+from replaybank.parts import shown
 from replaybank.samplers.base import Floats, Ids, Window, attached, attached_once, magnitudes, ones, spread
 from replaybank.samplers.share import Share
 
@@ -79,6 +80,9 @@ class Uniform:
 
     def update(self, ids: Ids, priorities: Floats) -> int:
         return 0
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {"replace": bool(self.replace)}

@@ -94,4 +94,4 @@ class FrameStack:
 
     def __repr__(self) -> str:
         s = self._stacking
-        return f"FrameStack({s.frames}, axis={s.axis}, view={type(self.view).__name__})"
+        return f"FrameStack({s.frames}, axis={s.axis}, view={self.view!r})"

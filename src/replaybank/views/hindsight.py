@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from replaybank.batch import Batch
 from replaybank.convert import as_field, is_finite, require_finite
+from replaybank.parts import shown
 from replaybank.rows import NEXT_OBS, Rows
 from replaybank.schema import Leaf, Node, Schema
 from replaybank.views.gather import Gather, Windows
@@ -89,6 +90,9 @@ class Hindsight:
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {

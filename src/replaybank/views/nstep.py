@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank.batch import Batch
+from replaybank.parts import shown
 from replaybank.rows import Rows
 from replaybank.schema import Leaf, Schema
 from replaybank.views.gather import Gather, Windows, gather_for
@@ -72,6 +73,9 @@ class NStep:
 
     def members(self, rows: Rows, ids: NDArray[np.int64]) -> None:
         return None
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {"n": self._n, "gamma": self._gamma}

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from replaybank import kernels
 from replaybank.batch import DRAWN, Batch, Cut, Places
 from replaybank.convert import as_numeric
+from replaybank.parts import shown
 from replaybank.rows import AHEAD, CHAIN, DISCOUNTS, IS_FIRST, MASK, START, STEPS, VALID, Rows
 from replaybank.schema import Leaf, Node, Schema, children_of, leaves_of
 from replaybank.views.gather import BOOKKEEPING, KEPT_SIZES, Column, block_of, plan_of
@@ -127,6 +128,9 @@ class Sequence:
         # A cell whose beginning has left is that much shorter.
         inside = np.arange(path.shape[1]) < np.minimum(lengths, self.stride - (back - taken))[:, None]
         return path[inside], np.repeat(live, inside.sum(axis=1))
+
+    def __repr__(self) -> str:
+        return shown(self)
 
     def settings(self) -> dict[str, Any]:
         return {
