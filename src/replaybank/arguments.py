@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from replaybank import kernels
 from replaybank.convert import as_numeric
 from replaybank.schema import Leaf, Node, Schema, children_of
 
@@ -78,6 +79,18 @@ def ids_of(indices: ArrayLike) -> NDArray[np.int64]:
     if ids.dtype == np.uint64 and ids.size and ids.max() > np.iinfo(np.int64).max:
         raise ValueError(f"indices: {ids.max()} was never given out")
     return for_kernel(ids, np.int64)
+
+
+def priorities_of(indices: Any, td_error: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids [n] and a TD error for each [n] as the kernels take them; raises where they are no such numbers."""
+    if kernels.paired(indices, td_error):
+        return indices, td_error
+    ids, errors = ids_of(indices), as_numeric("td_error", td_error)
+    if errors.dtype.kind == "c":
+        raise TypeError(f"td_error: expected real numbers, given {errors.dtype}")
+    if errors.shape != ids.shape:
+        raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}")
+    return ids, for_kernel(errors, np.float64)
 
 
 def for_kernel(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:
