@@ -374,7 +374,6 @@ nb::dict py_columns(nb::handle block, const nb::dict& places) {
         auto* window = reinterpret_cast<PyArrayObject*>(column.ptr());
         Py_INCREF(array);  // SetBaseObject takes one
         if (PyArray_SetBaseObject(window, block.ptr()) < 0) throw nb::python_error();
-        PyArray_UpdateFlags(window, NPY_ARRAY_ALIGNED);
         if (PyDict_SetItem(found.ptr(), name.ptr(), column.ptr()) < 0) throw nb::python_error();
     }
     return found;
