@@ -353,6 +353,32 @@ nb::object py_block(nb::handle dtype) {
     return nb::steal(array);
 }
 
+// By name the columns of such a block, windows on it, for those of `places` (name: column) that say a column's name.
+nb::dict py_columns(nb::handle block, const nb::dict& places) {
+    if (!PyArray_CheckExact(block.ptr())) throw nb::type_error("expected a NumPy array");
+    auto* array = reinterpret_cast<PyArrayObject*>(block.ptr());
+    PyArray_Descr* descr = PyArray_DESCR(array);
+    if (PyArray_NDIM(array) != 0 || !PyDataType_HASFIELDS(descr)) throw nb::type_error("expected columns of shape ()");
+    const int flags = NPY_ARRAY_ALIGNED | (PyArray_FLAGS(array) & NPY_ARRAY_WRITEABLE);
+    nb::dict found;
+    for (const auto [name, place] : places) {
+        if (!PyUnicode_Check(place.ptr())) continue;
+        PyObject* field = PyDict_GetItemWithError(PyDataType_FIELDS(descr), place.ptr());  // (dtype, offset)
+        if (!field) throw nb::key_error("the block has no such column");
+        auto* type = reinterpret_cast<PyArray_Descr*>(PyTuple_GET_ITEM(field, 0));
+        char* at = PyArray_BYTES(array) + PyLong_AsSsize_t(PyTuple_GET_ITEM(field, 1));
+        Py_INCREF(type);  // the array takes one
+        const nb::object column =
+            nb::steal(PyArray_NewFromDescr(&PyArray_Type, type, 0, nullptr, nullptr, at, flags, nullptr));
+        if (!column.is_valid()) throw nb::python_error();
+        auto* window = reinterpret_cast<PyArrayObject*>(column.ptr());
+        Py_INCREF(array);  // SetBaseObject takes one
+        if (PyArray_SetBaseObject(window, block.ptr()) < 0) throw nb::python_error();
+        if (PyDict_SetItem(found.ptr(), name.ptr(), column.ptr()) < 0) throw nb::python_error();
+    }
+    return found;
+}
+
 // ---- read and walk ----------------------------------------------------------------------------------------------
 
 // plan: one row a copy: source, offset in it, bytes an item, offset of the column in `out`.
@@ -794,6 +820,16 @@ int64_t py_mark_drawn(nb::handle cursor, int64_t capacity, nb::handle bits, nb::
 
 // ---- priorities -------------------------------------------------------------------------------------------------
 
+// Whether these are plainly ids (int64 [n]) and a number for each (float64 [n]); else Python converts, or complains.
+bool py_paired(nb::handle ids, nb::handle values) {
+    const auto plain = [](nb::handle object, int type) {
+        if (!PyArray_CheckExact(object.ptr())) return false;
+        auto* array = reinterpret_cast<PyArrayObject*>(object.ptr());
+        return PyArray_TYPE(array) == type && PyArray_NDIM(array) == 1 && PyArray_ISCARRAY_RO(array) != 0;
+    };
+    return plain(ids, NPY_INT64) && plain(values, NPY_FLOAT64) && size_of(ids) == size_of(values);
+}
+
 // How many ids are live, or -1 - position of the first that was never given out.
 int64_t py_count_live(nb::handle ids, int64_t oldest, int64_t added) {
     const int64_t *x = int64s(ids), n = size_of(ids);
@@ -854,6 +890,7 @@ NB_MODULE(_native, m) {
         .def("__reduce__", [](nb::handle self) { return nb::make_tuple(self.type(), nb::tuple()); });
     m.def("append", &py_append, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg());
     m.def("block", &py_block);
+    m.def("columns", &py_columns);
     m.def("channel_drain", &py_channel_drain);
     m.def("channel_end", &py_channel_end);
     m.def("channel_push", &py_channel_push, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
@@ -889,6 +926,7 @@ NB_MODULE(_native, m) {
     m.def("order_ranks", &py_order_ranks);
     m.def("spread", &py_spread);
     m.def("count_live", &py_count_live);
+    m.def("paired", &py_paired, nb::arg().none(), nb::arg().none());
     m.def("importance_weights", &py_importance_weights);
     m.def("magnitudes", &py_magnitudes);
 }

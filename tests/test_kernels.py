@@ -355,6 +355,58 @@ def test_spread_count_live_and_magnitudes():
         np.testing.assert_array_equal(a, b)
 
 
+def test_columns_are_windows_on_the_block():
+    dtype = np.dtype(
+        {"names": ["a", "b", "c"], "formats": [("f4", (3, 2)), "u1", "f8"], "offsets": [64, 0, 129], "itemsize": 192}
+    )
+    block = kernels.block(dtype)
+    block["a"], block["b"], block["c"] = np.arange(6).reshape(3, 2), 7, 0.5
+    places = {"obs": "a", "nested": {"x": "b"}, "done": "b", "odd": "c"}
+    found, expected = kernels.columns(block, places), reference.columns(block, places)
+    assert list(found) == list(expected) == ["obs", "done", "odd"]
+    for name, column in found.items():
+        twin = expected[name]
+        assert column.base is block
+        assert column.dtype == twin.dtype
+        assert column.strides == twin.strides
+        assert [column.flags[flag] for flag in ("C", "F", "W", "A", "O")] == [
+            twin.flags[flag] for flag in ("C", "F", "W", "A", "O")
+        ]
+        np.testing.assert_array_equal(column, twin)
+    assert not found["odd"].flags.aligned
+    found["obs"][2, 1] = 9
+    assert block["a"][2, 1] == 9
+    block.flags.writeable = False
+    assert not kernels.columns(block, places)["obs"].flags.writeable
+    with pytest.raises(KeyError, match="no such column"):
+        kernels.columns(block, {"obs": "z"})
+    with pytest.raises(TypeError, match="columns of shape"):
+        kernels.columns(np.zeros(3, dtype), places)
+
+
+def test_paired_takes_only_what_kernels_can_read():
+    ids, values = np.arange(4), np.ones(4)
+    odd = np.zeros(33, np.uint8)[1:].view(np.float64)
+    takes = [(ids, values), (ids[:0], values[:0]), (ids[1:3], values[2:])]
+    leaves = [
+        (ids.tolist(), values),
+        (ids, None),
+        (ids, values[:3]),
+        (ids.astype(np.int32), values),
+        (ids, values.astype(np.float32)),
+        (ids.astype(">i8"), values),
+        (ids, values.astype(">f8")),
+        (ids[::2], values[:2]),
+        (ids[:2], values[::2]),
+        (ids, odd),
+        (ids.reshape(2, 2), values.reshape(2, 2)),
+        (ids.view(np.matrix), values),
+        (np.array(1), np.array(1.0)),
+    ]
+    assert all(kernels.paired(*given) and reference.paired(*given) for given in takes)
+    assert not any(kernels.paired(*given) or reference.paired(*given) for given in leaves)
+
+
 def test_importance_weights():
     rng = np.random.default_rng(0)
     probabilities = rng.random(1000) ** 8 + 1e-12

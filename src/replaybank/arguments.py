@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from replaybank import kernels
 from replaybank.convert import as_numeric
 from replaybank.schema import Leaf, Node, Schema, children_of
 
@@ -90,6 +91,14 @@ def errors_of(td_error: ArrayLike, ids: NDArray[np.int64]) -> NDArray[Any]:
         hint = "; of a sequence's steps view.priority(td_error, batch.mask) makes one" if steps else ""
         raise ValueError(f"td_error: expected one an index, shape {ids.shape}, given {errors.shape}{hint}")
     return errors
+
+
+def priorities_of(indices: Any, td_error: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ids [n] and a TD error for each [n] as the kernels take them; raises where they are no such numbers."""
+    if kernels.paired(indices, td_error):
+        return indices, td_error
+    ids = ids_of(indices)
+    return ids, for_kernel(errors_of(td_error, ids), np.float64)
 
 
 def for_kernel(array: NDArray[Any], dtype: type[Number]) -> NDArray[Number]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from replaybank import kernels
 
 if TYPE_CHECKING:
     import torch
@@ -70,16 +72,17 @@ class Batch:
     the sampler's three join it just before (copying them on every `sample` took a tenth of its time).
     """
 
-    def __init__(self, block: NDArray[Any], places: Mapping[str, Places], columns: Any = None) -> None:
+    def __init__(self, block: NDArray[Any], places: dict[str, Places], columns: Any = None) -> None:
         """`block`: all columns, a structured array of shape (); `places`: where in it each field is.
 
         `columns`: what to take instead of the block (tensors by name).
         """
-        columns = block if columns is None else columns
         # The fields are plain attributes: a loop reads each of them once or twice a batch.
-        self.__dict__ = {
-            name: columns[place] if place.__class__ is str else pick(place, columns) for name, place in places.items()
-        }
+        fields = kernels.columns(block, places) if columns is None else {}
+        columns = block if columns is None else columns
+        if len(fields) < len(places):
+            fields |= {name: pick(place, columns) for name, place in places.items() if name not in fields}
+        self.__dict__ = fields
         self.block = block
         self._places = places
         self._columns = columns

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import cores, errors_of, for_kernel, ids_of, named, picked, readonly, whole_number
+from replaybank.arguments import cores, ids_of, named, picked, priorities_of, readonly, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
@@ -453,9 +453,7 @@ class ReplayBuffer:
         set. Raises ValueError or TypeError, and changes nothing, where ids were never given out, lengths differ, or a
         TD error is not finite.
         """
-        ids = ids_of(indices)
-        errors = errors_of(td_error, ids)
-        errors = for_kernel(errors, np.float64)
+        ids, errors = priorities_of(indices, td_error)
         with self._lock:
             rows = self._rows
             oldest, added = (rows.oldest, rows.added) if rows is not None else (0, 0)
@@ -471,10 +469,10 @@ class ReplayBuffer:
                 updated = self._sampler.update(ids, priorities)
             else:
                 updated = min(self._sampler.update(members[0], priorities[members[1]]), live)
-            report = PriorityReport(updated, len(ids) - live)
-            self._updated += report.updated
-            self._stale += report.stale
-            return report
+            stale = len(ids) - live
+            self._updated += updated
+            self._stale += stale
+            return PriorityReport(updated, stale)
 
     # ---- the rest ----
 

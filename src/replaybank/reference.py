@@ -155,6 +155,11 @@ def block(dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.empty((), dtype)
 
 
+def columns(block: NDArray[Any], places: dict[str, Any]) -> dict[str, Any]:
+    """By name the columns of a block that `places` names; what is no name of a column is left out."""
+    return {name: block[place] for name, place in places.items() if isinstance(place, str)}
+
+
 def read(
     store: Store,
     first: NDArray[np.int64],
@@ -531,6 +536,14 @@ def mark_drawn(
     bits[:] = np.packbits(drawn, bitorder="little")
     seen[:] = oldest, drawn.sum()
     return added
+
+
+def paired(ids: Any, values: Any) -> bool:
+    """Whether these are plainly int64 [n] and float64 [n]: arrays that the kernels take as they are."""
+    arrays = type(ids) is type(values) is np.ndarray and ids.dtype == np.int64 and values.dtype == np.float64
+    if not (arrays and ids.ndim == 1 and ids.shape == values.shape):
+        return False
+    return all(a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative for a in (ids, values))
 
 
 def count_live(ids: NDArray[np.int64], oldest: int, added: int) -> int:

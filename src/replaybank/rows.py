@@ -135,8 +135,8 @@ class Rows:
     @property
     def oldest(self) -> int:
         """The id of the oldest live transition; equal to `added` where there is none."""
-        added, start, *_ = self._cursor.tolist()
-        return max(start, added - self.capacity)
+        start, within = self._cursor.item(1), self._cursor.item(0) - self.capacity
+        return start if start > within else within
 
     @property
     def empty(self) -> bool:

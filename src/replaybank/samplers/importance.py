@@ -22,7 +22,7 @@ def importance_weights(
 
     `norm` "batch" divides by the largest of these weights, "buffer" by that of the probability `smallest`, None by 1.
     """
-    scale = {"batch": math.nan, "buffer": smallest, None: 1.0 / size}[norm]
+    scale = math.nan if norm == "batch" else smallest if norm == "buffer" else 1.0 / size
     weights = np.empty(len(probabilities), np.float32)
     kernels.importance_weights(probabilities, scale, beta, weights)
     return weights
