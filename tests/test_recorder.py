@@ -412,7 +412,7 @@ def test_observations_that_a_wrapper_normalizes_are_stored_as_the_policy_saw_the
     assert len(ended) == recorder.stats()["episodes"] > 10, "a segment was cut in two"
 
 
-class Changing(VectorWrapper[Any, Any, Any, Any, Any]):
+class Changing(VectorWrapper):
     """Changes what a step returns; and the final observations too, or not."""
 
     def __init__(self, env: Any, func: Any, func_of_final: Any) -> None:
