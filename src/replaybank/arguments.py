@@ -45,6 +45,34 @@ def picked(
     return picked
 
 
+def chosen(mask: Any, streams: int) -> NDArray[np.int64]:
+    """The streams (int64) that a mask (bool [streams]) names; None: all."""
+    if mask is None:
+        return np.arange(streams)
+    named = as_numeric("mask", mask)
+    if named.dtype != bool or named.shape != (streams,):
+        given = f"{named.dtype} of shape {named.shape}"
+        raise ValueError(f"mask: expected bool of shape ({streams},), one a stream, given {given}")
+    return np.flatnonzero(named)
+
+
+def run_of(stream: Any, streams: int, terminated: Any) -> int:
+    """How many transitions of one stream `extend` is given; raises ValueError where there is no such stream or run."""
+    if not (isinstance(stream, int | np.integer) and 0 <= stream < streams):
+        raise ValueError(f"stream: expected 0 to {streams - 1}, given {stream!r}")
+    shape = as_numeric("terminated", terminated).shape
+    if len(shape) != 1:
+        raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+    n: int = shape[0]
+    return n
+
+
+def require_timeout(timeout: float | None) -> None:
+    """Raises ValueError where `timeout` is neither None nor a number of seconds."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout: expected seconds >= 0, or None, given {timeout!r}")
+
+
 def whole_number(name: str, value: Any, most: int, least: int = 1) -> int:
     """`value` if it is an integer from `least` to `most`, else TypeError or ValueError."""
     try:

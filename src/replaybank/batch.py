@@ -146,7 +146,7 @@ class Batch:
         On the CPU the tensors share this batch's memory. `dtype` converts the floating-point fields, and only those.
         Raises ImportError where PyTorch is missing.
         """
-        from replaybank.torch import tensors_of
+        from replaybank.tensors import tensors_of
 
         if self._columns is not self.block:
             raise TypeError("to_torch: expected a batch of NumPy arrays, as sampled; this one was converted already")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replaybank import checkpoint, kernels
-from replaybank.arguments import cores, ids_of, named, picked, priorities_of, readonly, whole_number
+from replaybank.arguments import chosen, cores, ids_of, named, picked, priorities_of, readonly, run_of, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
@@ -184,7 +184,7 @@ class ReplayBuffer:
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
-            owners = None if mask is None else np.flatnonzero(self._streams_in(mask))
+            owners = None if mask is None else chosen(mask, self._streams)
             return self._append(values, self._lead, owners, masked=mask is not None)
 
     def extend(
@@ -203,33 +203,22 @@ class ReplayBuffer:
 
         `stream`: 0 … streams - 1. All else, and what it raises, as `add` has it; ValueError for no such stream.
         """
-        if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
-            raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
-        shape = as_numeric("terminated", terminated).shape
-        if len(shape) != 1:
-            raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
-        if shape[0] > MAX_CAPACITY:
-            raise ValueError(f"extend: expected at most {MAX_CAPACITY} transitions, given {shape[0]}")
+        n = run_of(stream, self._streams, terminated)
+        if n > MAX_CAPACITY:
+            raise ValueError(f"extend: expected at most {MAX_CAPACITY} transitions, given {n}")
         with self._lock:
             values = named(obs, action, reward, next_obs, terminated, truncated, extras)
-            return self._append(values, shape[0], np.full(shape, stream, np.int64))
+            return self._append(values, n, np.full(n, stream, np.int64))
 
     def end(self, mask: Any = None) -> None:
         """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment, whatever it looks like.
 
         For a reset in the middle of an episode, whose observation may happen to equal the one that was to come next.
         """
-        streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
+        streams = chosen(mask, self._streams)
         with self._lock:
             if self._rows is not None:
                 self._rows.end(streams)
-
-    def _streams_in(self, mask: Any) -> NDArray[np.bool_]:
-        chosen = as_numeric("mask", mask)
-        if chosen.dtype != bool or chosen.shape != (self._streams,):
-            given = f"{chosen.dtype} of shape {chosen.shape}"
-            raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
-        return chosen
 
     def _append(self, values: dict[str, Any], lead: int, owners: NDArray[np.int64] | None, masked: bool = False) -> int:
         """Appends what is plainly of the fields' dtypes and shapes at once, and the rest once it is converted.

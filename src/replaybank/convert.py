@@ -51,14 +51,13 @@ def require_finite(name: str, array: NDArray[Any]) -> None:
 
 def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     given = array.dtype
-    lossy = TypeError(f"{name}: expected {dtype}, given {given}: the conversion would lose values")
     if dtype.kind == "b":
         if not np.isin(array, (0, 1)).all():
             raise TypeError(f"{name}: expected bool (or 0 and 1), given {given} with other values")
         return array.astype(dtype)
+    if (dtype.kind in "iu" and given.kind not in "biu") or (dtype.kind == "f" and given.kind == "c"):
+        raise TypeError(f"{name}: expected {dtype}, given {given}: the conversion would lose values")
     if dtype.kind in "iu":
-        if given.kind not in "biu":
-            raise lossy
         cast = array.astype(dtype)
         if given.kind != "b" and not ((cast == array) & ((cast < 0) == (array < 0))).all():
             bounds = np.iinfo(dtype)
@@ -67,8 +66,6 @@ def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
                 f"given {given} with values from {array.min()} to {array.max()}"
             )
         return cast
-    if given.kind == "c" and dtype.kind == "f":
-        raise lossy
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
     if (np.isinf(cast) & ~np.isinf(array)).any():

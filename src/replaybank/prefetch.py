@@ -188,7 +188,7 @@ def mover_for(device: Any, pin: bool) -> Mover:
     """What brings batches to a PyTorch device; None: they stay NumPy batches."""
     if device is None:
         return AsSampled()
-    from replaybank.torch import mover
+    from replaybank.movers import mover
 
     return mover(device, pin)
 

@@ -1,4 +1,4 @@
-"""PyTorch: tensors for a batch, and the textbook interface.
+"""PyTorch: the textbook interface.
 
 The two classes here look like the replay buffers of tutorials (a deque of tuples; a list with an array of priorities),
 so that code written against one runs with only its import changed:
@@ -20,7 +20,6 @@ from replaybank import buffer as bank
 from replaybank.batch import Batch
 from replaybank.convert import as_numeric
 from replaybank.extras import of_extra
-from replaybank.prefetch import Mover
 from replaybank.samplers.prioritized import Prioritized
 from replaybank.samplers.uniform import Uniform
 
@@ -29,96 +28,6 @@ with of_extra("torch"):
 
 FiveTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 SevenTensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def tensors_of(
-    block: NDArray[Any], device: torch.device | str | None, dtype: torch.dtype | None
-) -> dict[str, torch.Tensor]:
-    """The fields of a structured array of shape () as tensors that share one block of memory on `device`.
-
-    The block moves in one transfer; to CUDA from pinned memory and without waiting. `dtype` converts floating-point
-    fields, each into memory of its own.
-    """
-    # Asked here: PyTorch's own look at what is neither can end the process.
-    if not isinstance(device, str | int | torch.device | None):
-        raise TypeError(f"to_torch: device: expected a device or its name, given {type(device).__name__}")
-    if not isinstance(dtype, torch.dtype | None):
-        raise TypeError(f"to_torch: dtype: expected a torch.dtype, given {type(dtype).__name__}")
-    whole = _bytes_of(block)
-    target = torch.device("cpu" if device is None else device)
-    if target.type == "cuda":
-        whole = whole.pin_memory().to(target, non_blocking=True)
-    elif target.type != "cpu":
-        whole = whole.to(target)
-    return _fields_of(whole, block.dtype, dtype)
-
-
-def _bytes_of(block: NDArray[Any]) -> torch.Tensor:
-    return torch.from_numpy(block.reshape(1).view(np.uint8))
-
-
-def _fields_of(whole: torch.Tensor, block: np.dtype[Any], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for name, (field, offset, *_) in (block.fields or {}).items():
-        item = whole[offset : offset + field.itemsize].view(_torch_dtype(field.base)).view(field.shape)
-        tensors[name] = item.to(dtype) if dtype is not None and item.is_floating_point() else item
-    return tensors
-
-
-def mover(device: torch.device | str, pin: bool) -> Mover:
-    """What brings batches to `device` in the background."""
-    target = torch.device(device)
-    return SideStream(target, pin) if target.type == "cuda" else ToDevice(target)
-
-
-class ToDevice:
-    """Tensors on a device that is no CUDA device; on the CPU they share the batch's memory."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def move(self, batch: Batch) -> Batch:
-        return batch.to_torch(self._device)
-
-    def hand_out(self, moved: Batch) -> Batch:
-        return moved
-
-
-class SideStream:
-    """Tensors on a CUDA device, copied on a stream of their own beside whatever runs there.
-
-    Copies from pinned memory (`pin`) do not stop the thread that starts them.
-    """
-
-    def __init__(self, device: torch.device, pin: bool) -> None:
-        self._device = device
-        self._pin = pin
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-    def move(self, batch: Batch) -> tuple[Batch, torch.Tensor, torch.cuda.Event]:
-        block, places = batch.packed()
-        with torch.cuda.stream(self._stream):
-            # PyTorch keeps the pinned memory until the copy from it is done.
-            whole = _bytes_of(block).pin_memory() if self._pin else _bytes_of(block)
-            moved = whole.to(self._device, non_blocking=self._pin)
-            done = self._stream.record_event()
-        return Batch(block, places, _fields_of(moved, block.dtype, None)), moved, done
-
-    def hand_out(self, moved: tuple[Batch, torch.Tensor, torch.cuda.Event]) -> Batch:
-        batch, memory, done = moved
-        current = torch.cuda.current_stream(self._device)
-        current.wait_event(done)
-        memory.record_stream(current)  # so it is not used again before what this stream does with it is done
-        return batch
-
-
-_TORCH_DTYPES: dict[np.dtype[Any], torch.dtype] = {}
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    if dtype not in _TORCH_DTYPES:
-        _TORCH_DTYPES[dtype] = torch.from_numpy(np.empty(0, dtype)).dtype
-    return _TORCH_DTYPES[dtype]
 
 
 class ReplayBuffer:

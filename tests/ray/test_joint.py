@@ -32,6 +32,12 @@ ALPHA = 0.6
 Make = Callable[[], Sampler]
 
 
+def chances_of(shares: Sequence[Share], within: Sequence[np.ndarray]) -> np.ndarray:
+    """The probability of each draw, shard after shard: the shard's share of all times that within it."""
+    total = joint.whole(shares).mass
+    return np.concatenate([share.mass / total * own for share, own in zip(shares, within, strict=True)])
+
+
 class Bank:
     """k buffers that hold transitions 0 … 299 in their order, and one that holds all; all have wrapped."""
 
@@ -56,7 +62,7 @@ class Bank:
         counts = joint.allot(self.sampler, shares if believed is None else believed, n, self.rng)
         batches = [shard.sample(m) if m else None for shard, m in zip(self.shards, counts.tolist(), strict=True)]
         within = [np.empty(0) if batch is None else batch.probabilities for batch in batches]
-        chances = np.split(joint.chances(shares, within), np.cumsum(counts)[:-1])
+        chances = np.split(chances_of(shares, within), np.cumsum(counts)[:-1])
         drawn, probabilities = np.full(n, -1.0), np.full(n, np.nan)
         for batch, place, own in zip(batches, joint.places(self.sampler, counts, self.rng), chances, strict=True):
             drawn[place] = np.empty(0) if batch is None else batch.obs[:, 0]
@@ -243,7 +249,7 @@ def test_a_shard_that_is_away_leaves_one_buffer_of_the_others() -> None:
         drawn.append(np.concatenate([batch.obs[:, 0] for batch in batches]).astype(np.int64))
         if len(drawn) == 1:
             p = expected(prioritized)[living] / expected(prioritized)[living].sum()
-            chances = joint.chances(rest, [batch.probabilities for batch in batches])
+            chances = chances_of(rest, [batch.probabilities for batch in batches])
             np.testing.assert_allclose(chances, p[place[drawn[0]]], rtol=1e-12)
     test = Hotelling(place[np.array(drawn)], len(living))
     assert test.p_value(p) > P_MIN

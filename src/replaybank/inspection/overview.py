@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from replaybank.buffer import ReplayBuffer
 from replaybank.inspection.episodes import episodes_of
 from replaybank.inspection.fields import fields_of
 from replaybank.inspection.report import Count, Episodes, Field, Inspection, Memory, Priorities, Streams, Use
 from replaybank.inspection.use import priorities_of, rankings, text_of, use_of
 from replaybank.plain import described
 from replaybank.rows import Rows
+
+if TYPE_CHECKING:
+    from replaybank.buffer import ReplayBuffer
 
 NONE = Count(0, 0)
 NOTHING = Episodes(NONE, NONE, NONE, NONE, 0, 0, None, ())

@@ -4,7 +4,7 @@ The order of things, for a batch of n over k shards with a `sampler` that is div
 
 1. `shares`, one of each shard that answers; `counts = allot(sampler, shares, n, rng)`;
 2. each shard draws its `counts[k]`, with probabilities `within[k]` of its own;
-3. `chances(shares, within)`: with which probability each was drawn; `sampler.weigh(those, whole(shares), calls)`;
+3. with `shares[k].mass / whole(shares).mass * within[k]` each was drawn; `sampler.weigh(those, whole(shares), calls)`;
 4. `places(sampler, counts, rng)`: where in the batch each shard's draws go.
 
 Shares may be older than the draws: what came in between changes what a shard draws among its own, not how often it was
@@ -83,15 +83,6 @@ def allot(sampler: Divisible, shares: Sequence[Share], n: int, rng: np.random.Ge
     if sampler.stratified:
         points = (np.arange(n) + points) / n
     return _counts(ends, np.minimum(points * ends[-1], np.nextafter(ends[-1], 0.0)))
-
-
-def chances(shares: Sequence[Share], within: Sequence[Floats]) -> Floats:
-    """The probability (float64 [n]) of each draw, shard after shard: the shard's share of all times that within it.
-
-    `shares` are those that `allot` had, `within[k]` (float64 [n_k]) what shard k drew with.
-    """
-    total = whole(shares).mass
-    return np.concatenate([share.mass / total * own for share, own in zip(shares, within, strict=True)])
 
 
 def places(sampler: Divisible, counts: NDArray[np.int64], rng: np.random.Generator) -> list[slice | NDArray[np.int64]]:

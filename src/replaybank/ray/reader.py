@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from replaybank.arguments import errors_of, ids_of, whole_number
+from replaybank.arguments import errors_of, ids_of, require_timeout, whole_number
 from replaybank.batch import Batch
 from replaybank.buffer import MOST_DRAWN
 from replaybank.ray.batches import MOST_AHEAD, Batches
@@ -148,8 +148,7 @@ class Reader:
         return size
 
     def _seconds(self, timeout: float | None) -> float:
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout: expected seconds >= 0, or None, given {timeout!r}")
+        require_timeout(timeout)
         return self._config.options.timeout if timeout is None else timeout
 
     def close(self) -> None:

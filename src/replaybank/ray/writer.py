@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.arguments import named, picked, whole_number
+from replaybank.arguments import chosen, named, picked, require_timeout, run_of, whole_number
 from replaybank.convert import as_field, as_numeric, require_finite
 from replaybank.ray.config import USUAL_SAMPLE
 from replaybank.ray.directory import Directory
@@ -70,8 +70,7 @@ class Writer:
             raise ValueError(f"flush_seconds: expected seconds > 0, given {flush_seconds!r}")
         if full not in ("block", "drop_oldest"):
             raise ValueError(f"full: expected 'block' or 'drop_oldest', given {full!r}")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout: expected seconds >= 0, or None, given {timeout!r}")
+        require_timeout(timeout)
         if config.limit is not None:
             config.limit.check(MAX_CAPACITY, size, USUAL_SAMPLE)
         self._schema = config.schema
@@ -123,7 +122,7 @@ class Writer:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
             leaves, lead, owners = self._schema.values(given), self._lead, self._everyone
             if mask is not None:
-                owners = np.flatnonzero(self._streams_in(mask))
+                owners = chosen(mask, self._streams)
                 leaves, lead = list(picked(self._schema, leaves, self._streams, lead, owners)), len(owners)
                 errors = None if errors is None else errors[owners]
             arrays = self._schema.arrays(leaves, lead)
@@ -146,20 +145,16 @@ class Writer:
 
         Raises as `add` does, and ValueError where they are more than `pending`.
         """
-        if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
-            raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
-        shape = as_numeric("terminated", terminated).shape
-        if len(shape) != 1:
-            raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        n = run_of(stream, self._streams, terminated)
         given = named(obs, action, reward, next_obs, terminated, truncated, extras)
-        errors = None if td_error is None else self._errors_of(td_error, shape)
-        arrays = self._schema.arrays(self._schema.values(given), shape[0])
+        errors = None if td_error is None else self._errors_of(td_error, (n,))
+        arrays = self._schema.arrays(self._schema.values(given), n)
         with self._changed:
-            self._put(arrays, np.full(shape[0], stream, np.int64), errors)
+            self._put(arrays, np.full(n, stream, np.int64), errors)
 
     def end(self, mask: Any = None) -> None:
         """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment."""
-        streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
+        streams = chosen(mask, self._streams)
         with self._changed:
             self._require_open()
             self._cut()
@@ -177,13 +172,6 @@ class Writer:
         require_finite("td_error", known)
         self._sampler.priorities(known)
         return errors
-
-    def _streams_in(self, mask: Any) -> NDArray[np.bool_]:
-        chosen = as_numeric("mask", mask)
-        if chosen.dtype != bool or chosen.shape != (self._streams,):
-            given = f"{chosen.dtype} of shape {chosen.shape}"
-            raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
-        return chosen
 
     def _put(self, arrays: Arrays, owners: NDArray[np.int64], errors: Errors) -> None:
         """Stages arrays of the schema's dtypes and shapes, as many at a time as there is room for."""

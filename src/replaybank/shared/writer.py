@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
-from replaybank.arguments import named, picked, whole_number
+from replaybank.arguments import chosen, named, picked, require_timeout, run_of, whole_number
 from replaybank.convert import as_numeric
 from replaybank.rows import MAX_CAPACITY, Rows
 from replaybank.schema import Schema
@@ -57,8 +57,7 @@ class Writer:
 
     def __init__(self, address: str, streams: int = 1, timeout: float | None = 60.0) -> None:
         self._streams = whole_number("streams", streams, MAX_CAPACITY)
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout: expected seconds >= 0, or None, given {timeout!r}")
+        require_timeout(timeout)
         self._timeout = timeout
         self._lock = Lock()
         self._directory = Path(address)
@@ -112,7 +111,7 @@ class Writer:
             given = named(obs, action, reward, next_obs, terminated, truncated, extras)
             if self._streams == 1:
                 self._lead = 1 if as_numeric("terminated", terminated).shape == (1,) else -1
-            owners = self._everyone if mask is None else np.flatnonzero(self._streams_in(mask))
+            owners = self._everyone if mask is None else chosen(mask, self._streams)
             self._append(given, self._lead, owners, 0, masked=mask is not None)
 
     def extend(
@@ -131,29 +130,18 @@ class Writer:
 
         Raises as `add` does, and ValueError where they are more than half of the ring.
         """
-        if not (isinstance(stream, int | np.integer) and 0 <= stream < self._streams):
-            raise ValueError(f"stream: expected 0 to {self._streams - 1}, given {stream!r}")
-        shape = as_numeric("terminated", terminated).shape
-        if len(shape) != 1:
-            raise ValueError(f"terminated: expected shape (n,), given {shape}; `add` takes single transitions")
+        n = run_of(stream, self._streams, terminated)
         with self._lock:
             self._require_learner()
             given = named(obs, action, reward, next_obs, terminated, truncated, extras)
-            self._append(given, shape[0], None, int(stream))
+            self._append(given, n, None, int(stream))
 
     def end(self, mask: Any = None) -> None:
         """What the streams in `mask` (bool [streams]; None: all) add next begins a new segment."""
-        streams = np.arange(self._streams) if mask is None else np.flatnonzero(self._streams_in(mask))
+        streams = chosen(mask, self._streams)
         with self._lock:
             self._require_learner()
             self._publish(lambda: kernels.channel_end(self._ring.channel, streams, self._drop), 0)
-
-    def _streams_in(self, mask: Any) -> NDArray[np.bool_]:
-        chosen = as_numeric("mask", mask)
-        if chosen.dtype != bool or chosen.shape != (self._streams,):
-            given = f"{chosen.dtype} of shape {chosen.shape}"
-            raise ValueError(f"mask: expected bool of shape ({self._streams},), one a stream, given {given}")
-        return chosen
 
     def _append(
         self, given: dict[str, Any], lead: int, owners: NDArray[np.int64] | None, stream: int, masked: bool = False
