@@ -401,3 +401,10 @@ def test_a_checkpoint_that_comes_while_it_waits_for_the_folder_is_not_written_ov
     with pytest.raises(FileExistsError, match="holds a checkpoint"):
         storage_.Storage(tmp_path / "here")
     assert len(rb.ReplayBuffer.load(tmp_path / "here")) == 100
+
+
+def test_where_files_cannot_be_read_in_place_it_says_so_and_makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pread")  # as on Windows
+    with pytest.raises(OSError, match="storage: rows in mapped files need a POSIX system"):
+        rb.ReplayBuffer(10, {"obs": "float32", "action": "int64"}, storage=tmp_path / "here")
+    assert not (tmp_path / "here").exists()

@@ -57,6 +57,8 @@ class Storage:
     """
 
     def __init__(self, folder: Path, reopen: bool = False) -> None:
+        if not hasattr(os, "pread"):
+            raise OSError("storage: rows in mapped files need a POSIX system (os.pread); leave it out, and use `save`")
         self.folder = folder
         self._expects = reopen
         self._process = os.getpid()
