@@ -355,11 +355,13 @@ def negated(obs: Any) -> Any:
     return -obs
 
 
+GYMNASIUM = tuple(map(int, gymnasium.__version__.split(".")[:2]))
 WRAPPED: dict[str, Callable[[Any], Any]] = {
     "statistics": wrappers.RecordEpisodeStatistics,
     "list of infos": wrappers.DictInfoToList,
-    "statistics in a list": lambda env: wrappers.DictInfoToList(wrappers.RecordEpisodeStatistics(env)),
 }
+if GYMNASIUM >= (1, 3):  # before, the one does not take what the other gives
+    WRAPPED["statistics in a list"] = lambda env: wrappers.DictInfoToList(wrappers.RecordEpisodeStatistics(env))
 OBSERVING: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "transform": (lambda env: wrappers.TransformObservation(env, negated), negated),
     "one by one": (
