@@ -29,7 +29,7 @@ class Floor(NamedTuple):
 PLAN = {
     "errors of imports": Floor("extras"),
     "kernels": Floor("kernels"),
-    "values": Floor("convert schema arguments", on="kernels", packages="numpy gymnasium"),  # gymnasium: `schema_of` of its spaces
+    "values": Floor("convert schema arguments", on="kernels", packages="numpy gymnasium"),  # `schema_of` of its spaces
     "tools": Floor("parts memory saving held samplers.state", packages="numpy"),
     "files": Floor("files pages manifest storage", on="errors of imports", packages="numpy zstandard"),
     "rows": Floor(
@@ -62,7 +62,9 @@ PLAN = {
         on="public, errors of imports",
         packages="numpy torch gymnasium stable_baselines3",
     ),
-    "tianshou": Floor("adapters.tianshou adapters.tianshou_episodes", on="public, errors of imports", packages="numpy tianshou h5py"),
+    "tianshou": Floor(
+        "adapters.tianshou adapters.tianshou_episodes", on="public, errors of imports", packages="numpy tianshou h5py"
+    ),
     "minari": Floor("adapters.minari", on="public, errors of imports", packages="numpy gymnasium minari"),
     "rllib": Floor("adapters.rllib", on="public", packages="numpy ray tree"),
     "errors of commands": Floor("study"),
@@ -160,8 +162,7 @@ def places_of(module: str) -> list[str]:
 def on(floor: str) -> set[str]:
     """The floors it stands on."""
     said = PLAN[floor].on
-    names = {name.strip() for name in (said.split(",") if "," in said or said in PLAN else said.split())}
-    return names
+    return {name.strip() for name in (said.split(",") if "," in said or said in PLAN else said.split())}
 
 
 def wrong_imports(module: str, imports: Iterable[Import]) -> list[str]:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import odd
-import parts
-from calls import FAILED, Calls, frozen
 from model import Model, plain
 
+import parts
 import replaybank as rb
+from calls import FAILED, Calls, frozen
 from transitions import Transitions, by_path, leaf_of
 
 NAMES = ("obs", "action", "reward", "next_obs", "terminated", "truncated")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import odd
-import parts
-from calls import Calls
 
+import parts
 import replaybank as rb
+from calls import Calls
 
 # What somebody makes of the arrays that a part gives.
 SPOILED: tuple[Callable[[Random, np.ndarray], Any], ...] = (

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import odd
 import torch
-from calls import FAILED, Calls, frozen
 
+from calls import FAILED, Calls, frozen
 from replaybank.torch import PrioritizedReplayBuffer, ReplayBuffer
 
 STATES: tuple[Callable[[np.ndarray], Any], ...] = (*odd.FORMS, lambda a: a, lambda a: a.astype("f8"))
