@@ -112,18 +112,6 @@ class TrapConfig:
         return list(range(self.fewest_states, self.most_states + 1))
 
 
-# ---- what is expected ----------------------------------------------------------------
-
-
-def expected_steps(priorities: stats.Array, alpha: float, beta: float) -> stats.Array:
-    """N P w of each transition ([N], priorities > 0), weights normalised over the buffer.
-
-    How far one prioritized draw moves its value, on average, relative to one uniform draw.
-    """
-    masses = priorities**alpha
-    return np.asarray(masses ** (1 - beta) * masses.min() ** beta / masses.mean())
-
-
 # ---- what is run ---------------------------------------------------------------------
 
 
