@@ -343,8 +343,8 @@ def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
         walk_plots.diagonal(left, transitions)
         walk_plots.legend_below(figure, left, 4)
         uniform = np.where(np.isinf(times["uniform"].medians), np.nan, times["uniform"].medians)
-        relative = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
-        walk_plots.scaling(right, relative, "Relative to uniform replay", "times the median of uniform")
+        slowness = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
+        walk_plots.scaling(right, slowness, "Relative to uniform replay", "times the median of uniform")
         walk_plots.level(right, 1.0, "as slow as uniform")
         figure.suptitle(
             f"Prioritized replay and its importance weights: median of {len(times['uniform'].seeds)} runs, and range",
