@@ -345,7 +345,8 @@ def train(args: Args) -> dict[str, Any]:
     """Plays, learns and evaluates; gives the figures of the end."""
     updates = int((args.total_steps - args.learning_starts) * args.samples_per_insert / args.batch_size)
     if updates < 1:
-        raise ValueError(f"total_steps: {args.total_steps} are not enough for one update")
+        least = args.learning_starts + int(np.ceil(args.batch_size / args.samples_per_insert))
+        raise ValueError(f"total_steps: expected {least} or more, enough for one update, given {args.total_steps}")
     torch.manual_seed(args.seed)
     envs = make_envs(args.env, 1)
     learner = Learner(DuelingNetwork(envs), args.learning_rate, updates)

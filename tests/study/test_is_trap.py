@@ -17,7 +17,7 @@ from replaybank import cli
 from replaybank.study import SettingError, is_trap, two_rewards
 from replaybank.study.base import Runs
 from replaybank.study.cliffwalk import learn
-from replaybank.study.is_trap import TrapConfig, crossing, expected_steps, judge, learn_walk
+from replaybank.study.is_trap import TrapConfig, crossing, judge, learn_walk
 from replaybank.study.walk import Cliffwalk, Tabular, generators, pairs_of, replay
 
 SETTINGS: dict[str, Any] = {
@@ -45,6 +45,12 @@ def with_priorities(priorities: npt.NDArray[np.float64], alpha: float, beta: flo
     buffer.extend(zeros, zeros, zeros, zeros, ends, ~ends)
     buffer.update_priorities(np.arange(n), priorities)
     return sampler
+
+
+def expected_steps(priorities: npt.NDArray[np.float64], alpha: float, beta: float) -> npt.NDArray[np.float64]:
+    """N P w of each transition by is_trap's formula ([N], priorities > 0), weights normalised over the buffer."""
+    masses = priorities**alpha
+    return np.asarray(masses ** (1 - beta) * masses.min() ** beta / masses.mean())
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.6, 1.0])

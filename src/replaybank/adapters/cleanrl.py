@@ -49,7 +49,8 @@ class ReplayBufferSamples(NamedTuple):
 class PrioritizedBatch(NamedTuple):
     """Tensors [batch, ...]: `observations`, `next_observations`, and [batch, 1] the others.
 
-    `actions` int64, `rewards` float32, `dones` bool, `weights` float32; `indices` are NumPy's, int64 [batch].
+    `actions` int64, `rewards` float32, `dones` bool, `weights` float32; `indices` are NumPy's, int64
+    [batch], for `update_priorities`.
     """
 
     observations: torch.Tensor
@@ -58,7 +59,6 @@ class PrioritizedBatch(NamedTuple):
     next_observations: torch.Tensor
     dones: torch.Tensor
     indices: NDArray[np.int64]
-    """for `update_priorities`, [batch]"""
     weights: torch.Tensor
 
 

@@ -53,8 +53,7 @@ class EpisodeReplayBuffer(RLlibBuffer):
     It holds exactly the last `capacity` timesteps; RLlib's own throws whole episodes away. `streams`: how many episodes
     may be under way at once, over all environments. Where more are, the one that waited longest is cut: nothing is
     lost, but n-step windows end there and bootstrap. `batch_size_B`: what `sample` draws if nothing is said.
-    `metrics_num_episodes_for_smoothing` is RLlib's. `seed`: same seed and same episodes, same
-    samples.
+    `metrics_num_episodes_for_smoothing` is RLlib's. `seed`: same seed and same episodes, same samples.
 
     Raises ValueError where batch_length_T is more than 1, and as `ReplayBuffer` does.
     """
@@ -195,7 +194,8 @@ class EpisodeReplayBuffer(RLlibBuffer):
 
         Each has an id of its own. `beta` is for the prioritized buffer; `to_numpy`: episodes hold NumPy arrays.
 
-        Raises ValueError where the buffer is empty, n_step or gamma is out of range, or where sequences
+        Raises ValueError where the buffer is empty, n_step or gamma is out of range, num_items and batch_size_B are
+        both given, or where sequences
         (`batch_length_T` above 1, `lookback`, `min_batch_length_T`), infos (`include_infos`), model outputs
         (`include_extra_model_outputs`) or a batch dictionary (`sample_episodes` False) are asked for.
         """
@@ -295,9 +295,8 @@ class EpisodeReplayBuffer(RLlibBuffer):
 class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer):
     """The same with proportional prioritization (Schaul et al. 2016): `rb.Prioritized` draws, DQN feeds back TD errors.
 
-    `capacity` and `settings` are those of `EpisodeReplayBuffer`;
-    `alpha`, `beta`, `epsilon` and `weight_norm` are those of `rb.Prioritized`; the defaults are what RLlib's own buffer
-    does. But new timesteps get the largest priority now in the buffer, RLlib's the largest ever.
+    `capacity` and `settings` are those of `EpisodeReplayBuffer`; `alpha`, `beta`, `epsilon` and `weight_norm` those of
+    `rb.Prioritized`; the defaults are what RLlib's own buffer does. But new timesteps get the largest priority now in the buffer, RLlib's the largest ever.
     """
 
     _state = (*EpisodeReplayBuffer._state, "_prioritized")
@@ -312,7 +311,6 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
         weight_norm: WeightNorm = "buffer",
         **settings: Any,
     ) -> None:
-        """`settings` are the arguments of `EpisodeReplayBuffer`."""
         self._prioritized = Prioritized(alpha, beta, epsilon, weight_norm)
         super().__init__(capacity, **settings)
 

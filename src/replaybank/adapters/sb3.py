@@ -55,9 +55,7 @@ class PrioritizedReplayBufferSamples(NamedTuple):
     rewards: th.Tensor
     discounts: th.Tensor | None
     weights: th.Tensor
-    """importance weights, float32 [batch, 1]"""
     indices: NDArray[np.int64]
-    """for `update_priorities`, [batch]"""
 
 
 class _Ends:

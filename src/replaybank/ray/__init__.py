@@ -16,7 +16,7 @@ In the learner::
         reader.update_priorities(batch.indices, td_error, wait=False)
 
 Actors, placement, restarts, object store and metrics are Ray's. Who can reach a Ray cluster can run anything on it:
-docs/ray.md says what that means.
+docs/ray-security.md says what that means.
 """
 
 from replaybank.extras import of_extra

@@ -249,6 +249,7 @@ class ReplayCluster:
         """Removes a shard that will not come back, with what it holds; gives how many transitions it was known to hold.
 
         They are counted as lost. Its writers go elsewhere with what was not acknowledged. Its checkpoint stays.
+        A healthy shard is given up, too: `drain` is what keeps its transitions.
         """
         actor, _ = self._directory.members_with(shard)[shard]
         directory, patience = self._directory, self._directory.config.options.shard_timeout

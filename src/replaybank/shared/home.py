@@ -163,9 +163,7 @@ def description(directory: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LearnerGone(
-            f"there is no learner at {str(directory)!r}: its process has ended, or it was closed"
-        ) from None
+        raise gone(directory) from None
     if about.get("format") != FORMAT:
         raise ValueError(f"the learner at {str(directory)!r} is of another version of replaybank; use the same")
     return about

@@ -56,7 +56,7 @@ NO_GAIN = Claim(
     "Fedus et al. 2020, the DQN beside Rainbow",
 )
 CLAIMS = (SMALL, LARGE, MENDED, UNMOVED, NO_GAIN)
-TOGETHER = performance.joint(4)
+TOGETHER = joint(4)
 """The level of each of the four contrasts that decide (two claims share one), so that all hold together with 95%."""
 
 

@@ -38,6 +38,8 @@ FloatArray = npt.NDArray[np.float32]
 Loss = Literal["huber", "squared"]
 KEPT_EVERY = 50_000
 """Environment steps between two checkpoints of a training that can be kept."""
+TOLD_EVERY = 100
+"""Environment steps after which a run says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,9 @@ class DQNConfig:
         }
         for flag, (given, kind) in kinds.items():
             _require(given in get_args(kind), flag, given, " or ".join(get_args(kind)))
-        starts = f"at least the batch size ({self.batch_size})"
-        _require(self.learning_starts >= self.batch_size, "learning-starts", self.learning_starts, starts)
-        holds = f"at least the batch size ({self.batch_size})"
-        _require(self.capacity >= self.batch_size, "capacity", self.capacity, holds)
+        a_batch = f"at least the batch size ({self.batch_size})"
+        _require(self.learning_starts >= self.batch_size, "learning-starts", self.learning_starts, a_batch)
+        _require(self.capacity >= self.batch_size, "capacity", self.capacity, a_batch)
 
     def updates(self, steps: int) -> int:
         """How many updates a run of `steps` environment steps makes."""
@@ -245,13 +246,12 @@ def train(
     steps: int,
     config: DQNConfig,
     track: Track | None = None,
-    report_period: int = 100,
 ) -> dict[int, Record]:
     """Train one agent per seed for `steps` environment steps each; the episodes that ended, seed by seed.
 
     A seed fixes the initial weights, the environment's random numbers, the exploration's and the buffer's, and none of
     them depends on the memory: runs of different memories with the same seed are a pair.
-    `track` hears what is new every `report_period` steps, and keeps checkpoints in its folder where the environment
+    `track` hears what is new every `TOLD_EVERY` steps, and keeps checkpoints in its folder where the environment
     allows: every `KEPT_EVERY` steps, and when it raises Stopped. The next call with the same arguments goes on from the
     latest one and ends as if it had never been interrupted. Raises SettingError for observations that are none for
     the network.
@@ -278,7 +278,7 @@ def train(
                 buffer.update_priorities(batch.indices, td_error)
 
         training.step = step + 1
-        if track and (training.step % report_period == 0 or training.step == steps):
+        if track and (training.step % TOLD_EVERY == 0 or training.step == steps):
             news.tell(track, training.step, losses)
             try:
                 track.progress(training.step)

@@ -112,18 +112,6 @@ class TrapConfig:
         return list(range(self.fewest_states, self.most_states + 1))
 
 
-# ---- what is expected ----------------------------------------------------------------
-
-
-def expected_steps(priorities: stats.Array, alpha: float, beta: float) -> stats.Array:
-    """N P w of each transition ([N], priorities > 0), weights normalised over the buffer.
-
-    How far one prioritized draw moves its value, on average, relative to one uniform draw.
-    """
-    masses = priorities**alpha
-    return np.asarray(masses ** (1 - beta) * masses.min() ** beta / masses.mean())
-
-
 # ---- what is run ---------------------------------------------------------------------
 
 
@@ -355,8 +343,8 @@ def draw(config: TrapConfig, runs: Runs) -> dict[str, Figure]:
         walk_plots.diagonal(left, transitions)
         walk_plots.legend_below(figure, left, 4)
         uniform = np.where(np.isinf(times["uniform"].medians), np.nan, times["uniform"].medians)
-        relative = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
-        walk_plots.scaling(right, relative, "Relative to uniform replay", "times the median of uniform")
+        slowness = {name: curve_of(one, uniform) for name, one in times.items() if name != "uniform"}
+        walk_plots.scaling(right, slowness, "Relative to uniform replay", "times the median of uniform")
         walk_plots.level(right, 1.0, "as slow as uniform")
         figure.suptitle(
             f"Prioritized replay and its importance weights: median of {len(times['uniform'].seeds)} runs, and range",

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-KINDS = ("mlp", "conv")
 Kind = Literal["mlp", "conv"]
 QValues = Callable[[Sequence[Tensor], Tensor], Tensor]
 

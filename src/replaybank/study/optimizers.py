@@ -8,7 +8,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-KINDS = ("adam", "rmsprop")
 Kind = Literal["adam", "rmsprop"]
 
 

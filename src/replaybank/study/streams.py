@@ -125,7 +125,7 @@ class Life:
                 if self.actor.updates in moments:
                     for place, stream in enumerate(self.streams):
                         yield Look(step + 1, place, past_of(stream), self.learners)
-            if (step + 1) % 100 == 0 or step + 1 == self.steps:
+            if (step + 1) % dqn.TOLD_EVERY == 0 or step + 1 == self.steps:
                 report(step + 1)
 
     def _act(self, step: int) -> None:

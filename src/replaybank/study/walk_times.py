@@ -21,7 +21,7 @@ def sizes(
     job: Job,
     track: Track,
     seed: int,
-    learn: Callable[[Mapping[str, Any], int, int, Callable[[], None]], tuple[int, bool]],
+    learn: Learn,
 ) -> Record:
     """One run of `learn` in every size of the walk."""
     done, updates, learnt = 0, [], []
