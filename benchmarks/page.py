@@ -45,8 +45,8 @@ python -m benchmarks --page                       # this page and its figures
 
 Each part is a process of its own, and is kept when it is done. A library that is not installed, or that fails, is left
 out and named. Reverb needs an environment of its own: `REVERB_PYTHON` names its interpreter. Dopamine goes without the
-TensorFlow that its buffer does not use: `pip install --no-deps dopamine-rl gin-config python-snappy cramjam`. That every
-adapter does the same work is tested: the bytes that come out are those that went in (`tests/benchmarks`).
+TensorFlow that its buffer does not use: `pip install --no-deps dopamine-rl gin-config python-snappy cramjam`. That
+every adapter does the same work is tested: the bytes that come out are those that went in (`tests/benchmarks`).
 
 A GPU has a command of its own, `python benchmarks/device.py`; clusters are measured in [Ray](ray.md) and
 [scale](scale.md).

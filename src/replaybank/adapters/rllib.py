@@ -296,7 +296,8 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
     """The same with proportional prioritization (Schaul et al. 2016): `rb.Prioritized` draws, DQN feeds back TD errors.
 
     `capacity` and `settings` are those of `EpisodeReplayBuffer`; `alpha`, `beta`, `epsilon` and `weight_norm` those of
-    `rb.Prioritized`; the defaults are what RLlib's own buffer does. But new timesteps get the largest priority now in the buffer, RLlib's the largest ever.
+    `rb.Prioritized`; the defaults are what RLlib's own buffer does. But new timesteps get the largest priority now in
+    the buffer, RLlib's the largest ever.
     """
 
     _state = (*EpisodeReplayBuffer._state, "_prioritized")
