@@ -177,8 +177,8 @@ class Measuring:
             results = []
             for name, turns in there.items():
                 way = ways[name]
-                lost = verb == "load" and way.kind.role is Role.PEER and not way.priorities
-                role = Role.REFERENCE if lost else way.kind.role
+                less = way.part > 1 or (verb == "load" and not way.priorities)
+                role = Role.REFERENCE if less and way.kind.role is Role.PEER else way.kind.role
                 memory = max(turn[f"{verb}_memory"] for turn in turns)
                 more = {"bytes": turns[-1]["bytes"], "memory": memory, "note": way.note}
                 results.append(_result(name, role, [turn[verb] for turn in turns]) | more)

@@ -38,7 +38,7 @@ From the root of the repository, on Linux, with nothing else running:
 ```bash
 pip install -c constraints.txt '.[bench]'
 python -m benchmarks --quick                      # small buffers, about five minutes: runs/benchmarks.json
-python -m benchmarks --full                       # about 25 minutes: benchmarks/results.json
+python -m benchmarks --full                       # about half an hour: benchmarks/results.json
 python -m benchmarks --full --only frames writers # these parts again, the others stay
 python -m benchmarks --page                       # this page and its figures
 ```

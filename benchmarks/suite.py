@@ -93,7 +93,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--quick", action="store_const", dest="how", const="quick", help="small, about five minutes")
-    what.add_argument("--full", action="store_const", dest="how", const="full", help="about 25 minutes")
+    what.add_argument("--full", action="store_const", dest="how", const="full", help="about half an hour")
     what.add_argument("--page", action="store_true", help="write docs/benchmarks.md and its figures from --out")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, help="default: benchmarks/results.json, quick: runs/benchmarks.json")

@@ -157,3 +157,12 @@ def test_peers_that_lose_priorities_are_no_bar_for_loading() -> None:
     save, load = measuring.rows()
     assert save["best_peer"] == "cpprb"
     assert load["best_peer"] == "Tianshou"
+
+
+def test_peers_that_hold_a_tenth_are_no_bar() -> None:
+    measuring = durability.Measuring("frames", 10, 1, Path(), durability.LeftOut())
+    turn = {"save": 1.0, "load": 1.0, "bytes": 1, "save_memory": 1, "load_memory": 1}
+    slow = {"save": 9.0, "load": 9.0}
+    whole = "Tianshou, ignore_obs_next and stack_num"
+    measuring.turns = {"TorchRL, whole stacks, a tenth": [turn], whole: [turn | slow], OURS_NAME: [turn]}
+    assert [row["best_peer"] for row in measuring.rows()] == [whole, whole]
