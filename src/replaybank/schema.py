@@ -25,9 +25,7 @@ TAKEN = frozenset(
 )
 # Of a transition: NumPy does not see where the offsets of a larger dtype wrap around.
 MOST_NBYTES = 2**30
-
 MOST_NESTED = 32  # levels of a schema from outside
-MOST_NBYTES = 2**31 - 1  # of an item, as NumPy allows
 
 
 @dataclass(frozen=True)
@@ -347,7 +345,7 @@ def _flatten(name: str, node: Node, value: Any, found: list[Any]) -> None:
     if isinstance(node, dict):
         if not isinstance(value, Mapping):
             raise TypeError(f"{name}: expected a mapping with {', '.join(children)}, given {type(value).__name__}")
-        get: Callable[[str], Any] = value.__getitem__
+        parts: Mapping[str, Any] = value
         missing = [key for key in children if key not in value]
         unknown = [key for key in value if key not in children]
         if missing or unknown:
@@ -357,7 +355,6 @@ def _flatten(name: str, node: Node, value: Any, found: list[Any]) -> None:
         if not isinstance(value, tuple | list) or len(value) != len(children):
             given = f"{len(value)}" if isinstance(value, tuple | list) else type(value).__name__
             raise TypeError(f"{name}: expected a tuple of {len(children)}, given {given}")
-        items = value
-        get = lambda key: items[int(key)]  # noqa: E731
+        parts = dict(zip(children, value, strict=True))
     for key, child in children.items():
-        _flatten(f'{name}["{key}"]', child, get(key), found)
+        _flatten(f'{name}["{key}"]', child, parts[key], found)
