@@ -91,7 +91,7 @@ def _found(folder: Path, manifest: dict[str, Any], damage: list[str] | None = No
             return Contents(None, values, None if damage else manifest["token"], damage=tuple(damage or ()))
         capacity, streams, _ = sizes(values)
         if told.get("used") is not None:
-            if state is None:
+            if state is None or values is manifest["values"]:  # a storage goes on as it was, or not at all
                 raise CheckpointError("; ".join(damage or ()))
             reopened = _reopened(folder, told, capacity or 1, streams, state)
             return Contents(reopened, values, manifest["token"], told["start"])
