@@ -345,7 +345,7 @@ def _flatten(name: str, node: Node, value: Any, found: list[Any]) -> None:
     if isinstance(node, dict):
         if not isinstance(value, Mapping):
             raise TypeError(f"{name}: expected a mapping with {', '.join(children)}, given {type(value).__name__}")
-        parts: Mapping[str, Any] = value
+        get: Callable[[str], Any] = value.__getitem__
         missing = [key for key in children if key not in value]
         unknown = [key for key in value if key not in children]
         if missing or unknown:
@@ -355,6 +355,7 @@ def _flatten(name: str, node: Node, value: Any, found: list[Any]) -> None:
         if not isinstance(value, tuple | list) or len(value) != len(children):
             given = f"{len(value)}" if isinstance(value, tuple | list) else type(value).__name__
             raise TypeError(f"{name}: expected a tuple of {len(children)}, given {given}")
-        parts = dict(zip(children, value, strict=True))
+        items = value
+        get = lambda key: items[int(key)]  # noqa: E731
     for key, child in children.items():
-        _flatten(f'{name}["{key}"]', child, parts[key], found)
+        _flatten(f'{name}["{key}"]', child, get(key), found)
