@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import replaybank as rb
+from replaybank.held import Held
 from replaybank.plain import described
 
 
@@ -29,7 +30,7 @@ def parts(buffer: rb.ReplayBuffer) -> dict[str, bytes]:
         found["newest"] = _plain(np.where(_latest(rows) < rows.oldest, -1, rows.newest))
         for name in (*rows.schema.stored, "link_previous", "link_step", "link_next"):
             found[name] = _plain(records[name])
-        held = rows.held(ids)
+        held = Held.of(rows, ids)
         for name, array in zip(held._fields, held, strict=True):
             found[name] = _plain(array)
     return {name: repr(value).encode() for name, value in found.items()}

@@ -51,6 +51,13 @@ def test_a_transition_larger_than_a_dtype_can_be_is_refused(fields: int) -> None
         rb.Schema.of({"obs": [("uint8", (2**30,))] * fields, "action": "?"})
 
 
+def test_the_largest_transition_is_as_large_as_the_error_says() -> None:
+    around = 2**30 - 7  # beside an action of a byte, a reward of four and two flags
+    assert rb.Schema.of({"obs": ("uint8", (around,)), "action": "?"}).fields["obs"].nbytes == around
+    with pytest.raises(ValueError, match=r"schema: a transition of 1\.0 GiB; the most is 1 GiB"):
+        rb.Schema.of({"obs": ("uint8", (around + 1,)), "action": "?"})
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="bounds memory as Linux does")
 @pytest.mark.parametrize(
     ("call", "words"),

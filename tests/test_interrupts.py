@@ -18,7 +18,7 @@ import replaybank as rb
 from checkpoints import Life, differing, digest
 from replaybank import snapshot
 
-MODULES = tuple(f"replaybank{os.sep}{name}.py" for name in ("checkpoint", "files", "manifest", "snapshot"))
+MODULES = tuple(f"replaybank{os.sep}{name}.py" for name in ("checkpoint", "files", "generator", "manifest", "snapshot"))
 
 
 class Interrupt:

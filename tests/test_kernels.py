@@ -11,6 +11,7 @@ from replaybank.rows import Rows
 from replaybank.samplers.order import Order
 from replaybank.samplers.sum_tree import Tree
 from replaybank.schema import Schema
+from replaybank.segments import segments_of
 from replaybank.stacking import Stacking
 from replaybank.views.gather import Gather
 
@@ -473,7 +474,7 @@ def test_a_segment_of_more_steps_than_can_be_counted_goes_on_as_another():
                 one.data["link_step"][:2] += rows_.LAST_STEP - 3
     same(rows, twin_rows)
     assert rows.data["link_step"][:6].tolist() == [2**32 - 4, 2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1]
-    assert [run.tolist() for run in rows.segments()] == [[0, 1, 2, 3], [4, 5]]
+    assert [segment.ids.tolist() for segment in segments_of(rows)] == [[0, 1, 2, 3], [4, 5]]
 
 
 def order_twin(order):

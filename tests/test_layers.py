@@ -30,15 +30,19 @@ PLAN = {
     "errors of imports": Floor("extras"),
     "kernels": Floor("kernels"),
     "values": Floor("convert schema arguments", on="kernels", packages="numpy gymnasium"),  # `schema_of` of its spaces
-    "tools": Floor("parts memory saving held samplers.state", packages="numpy"),
+    "tools": Floor("parts memory saving samplers.state", packages="numpy"),
     "files": Floor("files pages manifest storage", on="errors of imports", packages="numpy zstandard"),
     "rows": Floor(
-        "stacking layout pool budget rows usage snapshot salvage", on="kernels values tools files", packages="numpy"
+        "stacking layout pool budget rows segments held usage snapshot salvage",
+        on="kernels values tools files",
+        packages="numpy",
     ),
     "batch": Floor("tensors batch", on="errors of imports, kernels", packages="numpy torch"),
     "samplers": Floor("samplers samplers.*", on="kernels values tools", packages="numpy"),
     "views": Floor("views views.*", on="kernels values tools rows batch", packages="numpy"),
-    "checkpoint": Floor("plain checkpoint", on="kernels values tools files rows samplers views", packages="numpy"),
+    "checkpoint": Floor(
+        "plain generator checkpoint restore", on="kernels values files rows samplers views", packages="numpy"
+    ),
     "prefetch": Floor("movers prefetch", on="errors of imports, kernels, batch", packages="torch"),
     "pages": Floor(
         "inspection inspection.report inspection.histograms inspection.fields inspection.episodes inspection.use "
@@ -52,7 +56,7 @@ PLAN = {
         packages="numpy",
     ),
     "recorder": Floor("recorder", on="buffer", packages="numpy gymnasium"),
-    "public": Floor("replaybank", on="tools values files batch samplers views buffer recorder"),
+    "public": Floor("replaybank", on="tools values files rows batch samplers views buffer recorder"),
     "twins": Floor("reference", on="kernels rows", packages="numpy"),
     "torch": Floor("torch", on="public, errors of imports", packages="numpy torch"),
     "jax": Floor("jax", on="public, errors of imports", packages="numpy jax"),
@@ -97,6 +101,7 @@ LOWER = {
 FOR_TYPES = {
     ("budget", "samplers.base"),  # it keeps rows and a sampler in so many bytes; rows know what they cost
     ("budget", "rows"),
+    ("rows", "held"),  # `hold` takes what `Held.of` another one's rows gave
     ("usage", "rows"),
     ("buffer", "inspection.page"),  # `plot` makes one
     ("inspection.overview", "buffer"),
@@ -269,7 +274,7 @@ def test_what_is_wrong_is_found():
     assert found("schema", "from replaybank.rows import Rows")
     assert found("rows", "from replaybank.buffer import ReplayBuffer")
     assert found("rows", "if TYPE_CHECKING:\n    from replaybank.buffer import ReplayBuffer")
-    assert found("adapters.sb3", "from replaybank.checkpoint import load")
+    assert found("adapters.sb3", "from replaybank.restore import load")
     assert found("adapters.sb3", "import ray")
     assert found("study.dqn", "from replaybank.rows import Rows")
     assert found("buffer", "import torch")

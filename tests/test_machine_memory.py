@@ -93,7 +93,7 @@ def test_a_warning_that_is_an_error_comes_before_anything_is_made() -> None:
     rb.ReplayBuffer(10, SCHEMA, sampler=sampler).check_valid()
 
 
-HUGE = {"obs": ("float64", (2**27,)), "action": "int64"}  # a GiB an observation
+HUGE = {"obs": ("float64", (2**27 - 8,)), "action": "int64"}  # a transition is as large as one can be, a GiB
 
 
 @pytest.mark.filterwarnings("ignore:this buffer needs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_a_damaged_base_is_refused_by_its_name_and_the_next_save_is_whole_again(
     buffer.update_priorities(np.arange(50, N + 50), np.ones(N))
     buffer.save(tmp_path)
     assert differing(buffer, rb.ReplayBuffer.load(tmp_path)) == []
+
+
+def test_a_storage_whose_base_is_damaged_is_refused_by_its_name_also_where_salvage_is_asked_for(tmp_path: Path) -> None:
+    buffer = rb.ReplayBuffer(N, sampler=rb.Prioritized(), seed=0, storage=tmp_path)
+    buffer.extend(*transitions(0, N))
+    buffer.save()
+    (base,) = tmp_path.glob("state-*.npz")
+    buffer.update_priorities([5], [3.0])
+    buffer.save()
+    contents = bytearray(base.read_bytes())
+    contents[contents.index(b"priorities") + 3000] ^= 1
+    base.write_bytes(contents)
+    del buffer
+    gc.collect()
+    with pytest.raises(rb.CheckpointError, match=base.name):
+        rb.ReplayBuffer.load(tmp_path, salvage=True)
 
 
 def test_what_is_patched_does_not_reach_the_file(tmp_path: Path) -> None:

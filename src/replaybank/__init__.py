@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from replaybank.batch import Batch
-    from replaybank.buffer import PriorityReport, ReplayBuffer, Segment
+    from replaybank.buffer import PriorityReport, ReplayBuffer
     from replaybank.files import CheckpointError
     from replaybank.recorder import Episode, Recorder
     from replaybank.samplers.combined import Combined
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from replaybank.samplers.uniform import Uniform
     from replaybank.saving import Saving
     from replaybank.schema import Schema, schema_of
+    from replaybank.segments import Segment
     from replaybank.views.frames import FrameStack
     from replaybank.views.hindsight import Hindsight
     from replaybank.views.nstep import NStep
@@ -73,7 +74,7 @@ if not TYPE_CHECKING:  # a checker that saw __getattr__ would let every misspelt
         "SampleOnce": "samplers.sample_once",
         "Saving": "saving",
         "Schema": "schema",
-        "Segment": "buffer",
+        "Segment": "segments",
         "Sequence": "views.sequence",
         "Transition": "views.transition",
         "Uniform": "samplers.uniform",

@@ -35,25 +35,25 @@ def picked(
     schema: Schema, leaves: list[Any], streams: int, lead: int, owners: NDArray[np.int64] | None
 ) -> list[NDArray[Any]]:
     """Of leaf values with an item for each stream those of `owners`."""
-    picked = []
+    found = []
     for leaf, value in zip(schema.leaves, leaves, strict=True):
         array = as_numeric(leaf.name, value)
         array = array[np.newaxis] if lead < 0 else array
         if array.shape != (streams, *leaf.shape):
             raise ValueError(f"{leaf.name}: expected shape {(streams, *leaf.shape)}, given {array.shape}")
-        picked.append(array[owners])
-    return picked
+        found.append(array[owners])
+    return found
 
 
 def chosen(mask: Any, streams: int) -> NDArray[np.int64]:
     """The streams (int64) that a mask (bool [streams]) names; None: all."""
     if mask is None:
         return np.arange(streams)
-    named = as_numeric("mask", mask)
-    if named.dtype != bool or named.shape != (streams,):
-        given = f"{named.dtype} of shape {named.shape}"
+    flags = as_numeric("mask", mask)
+    if flags.dtype != bool or flags.shape != (streams,):
+        given = f"{flags.dtype} of shape {flags.shape}"
         raise ValueError(f"mask: expected bool of shape ({streams},), one a stream, given {given}")
-    return np.flatnonzero(named)
+    return np.flatnonzero(flags)
 
 
 def run_of(stream: Any, streams: int, terminated: Any) -> int:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from replaybank import checkpoint, kernels
+from replaybank import checkpoint, kernels, restore
 from replaybank.arguments import chosen, cores, ids_of, named, picked, priorities_of, readonly, run_of, whole_number
 from replaybank.batch import Batch
 from replaybank.budget import Budget, Costs
 from replaybank.convert import as_numeric
 from replaybank.files import compressor, fields_of
+from replaybank.generator import generator, generator_state
 from replaybank.layout import record_of
 from replaybank.manifest import refusing
 from replaybank.memory import machine_bytes, reserving, warn_beyond
@@ -32,6 +33,7 @@ from replaybank.samplers.state import count
 from replaybank.samplers.uniform import Uniform
 from replaybank.saving import Saving
 from replaybank.schema import Schema
+from replaybank.segments import Segment, segments_of
 from replaybank.storage import Storage, require_free
 from replaybank.usage import Usage
 from replaybank.views.base import View
@@ -56,17 +58,6 @@ class PriorityReport(NamedTuple):
 
     updated: int
     stale: int
-
-
-class Segment(NamedTuple):
-    """A run of transitions of one stream in which each `next_obs` is the following `obs`: their ids (int64 [T]).
-
-    `whole`: its first step is still in the buffer. `ended`: its last one is terminated or truncated.
-    """
-
-    ids: NDArray[np.int64]
-    whole: bool
-    ended: bool
 
 
 class ReplayBuffer:
@@ -384,15 +375,7 @@ class ReplayBuffer:
     def segments(self) -> Iterator[Segment]:
         """The segments in the buffer as it is now, in the order of their first transitions."""
         with self._lock:
-            rows = self._rows
-            if rows is None:
-                return iter(())
-            runs = rows.segments()
-            heads = [ids[0] % self._capacity for ids in runs]
-            lasts = [ids[-1] % self._capacity for ids in runs]
-            whole = (rows.data["link_step"][heads] == 0).tolist()
-            ended = (rows.data["terminated"][lasts] | rows.data["truncated"][lasts]).tolist()
-        return map(Segment, runs, whole, ended)
+            return iter(()) if self._rows is None else segments_of(self._rows)
 
     def field(self, name: str) -> Any:
         """A stored field by slot (id % capacity): a read-only window on the rows, [size, ...], nested as the field is.
@@ -684,11 +667,11 @@ class ReplayBuffer:
         damaged or not known, TypeError where a sampler or view must be given.
         """
         folder = Path(path).absolute()
-        found = checkpoint.salvage(folder) if salvage else checkpoint.load(folder)
+        found = restore.salvage(folder) if salvage else restore.load(folder)
         values = found.values
-        capacity, streams, max_bytes = checkpoint.sizes(values)
-        sampler = checkpoint.part("sampler", values, SAMPLERS) if sampler is None else sampler
-        view = checkpoint.part("view", values, VIEWS) if view is None else view
+        capacity, streams, max_bytes = restore.sizes(values)
+        sampler = restore.part("sampler", values, SAMPLERS) if sampler is None else sampler
+        view = restore.part("view", values, VIEWS) if view is None else view
         buffer = cls(capacity, None, streams, sampler, view, max_bytes=None if capacity else max_bytes)
         buffer._max_bytes = max_bytes
         with refusing():
@@ -724,11 +707,11 @@ class ReplayBuffer:
             self.seed = self._seed
             self._introduce(self._sampler)
             return
-        self._rng = checkpoint.generator(values["generator"])
+        self._rng = generator(values["generator"])
         if rows is not None:
             self._usage.restore(values["usage"], rows.oldest, rows.added)
         if kind_of(described(self._sampler)) == kind_of(values["sampler"]):
-            checkpoint.require_agreement(values["sampler_state"], rows.added if rows is not None else 0, found.start)
+            restore.require_agreement(values["sampler_state"], rows.added if rows is not None else 0, found.start)
             self._sampler.restore(values["sampler_state"])
             if rows is not None and rows.start > found.start:  # they have left a storage since
                 self._sampler.dropped(rows.start)
@@ -750,7 +733,7 @@ class ReplayBuffer:
             "counts": {name: getattr(self, f"_{name}") for name in COUNTS},
             "seed": self._seed if type(self._seed) in (int, NoneType) else None,
             "notes": self.notes,
-            "generator": checkpoint.generator_state(self._rng),
+            "generator": generator_state(self._rng),
             "sampler": described(self._sampler),
             "sampler_state": self._sampler.state(),
             "view": described(self._view),

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: arrays with checksums, and a change of many files that becomes true at once."""
+"""Files that are whole or not there: arrays with checksums, texts that are replaced at once, one writer a folder."""
 
 from __future__ import annotations
 

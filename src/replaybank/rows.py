@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replaybank import kernels
 from replaybank.budget import Costs
-from replaybank.held import Held, Piece
 from replaybank.layout import LINKS, STACK_LINKS, append_plan, offset_in, record_of
 from replaybank.pool import Pool, give_back
 from replaybank.schema import Leaf, Schema
 from replaybank.stacking import Stacking
 from replaybank.storage import InMemory, Memory, Storage
+
+if TYPE_CHECKING:
+    from replaybank.held import Held
 
 # Links are 32-bit distances in ids.
 MAX_CAPACITY = 2**31 - 1
@@ -90,7 +92,7 @@ class Rows:
         self.guards: tuple[Callable[[int], None], ...] = ()
         if storage is not None:
             self.guards = (storage.guard(self._cursor, capacity),)
-        self._held = 0  # the memory of older rows is the system's again
+        self._given_back = 0  # the memory of rows with smaller ids is the system's again
         self._gather_store()
 
     def _gather_store(self) -> None:
@@ -170,7 +172,7 @@ class Rows:
     def nbytes_after(self, n: int) -> int:
         """The most bytes it can hold once `n` more transitions are added: where they share nothing."""
         added, _, tails, free_tails, older, free_older = self._cursor.tolist()
-        rows: int = min(added + n - self._held, self.capacity)
+        rows: int = min(added + n - self._given_back, self.capacity)
         tails += max(n - free_tails, 0) * (n > 0)
         older += max(2 * n - free_older, 0) * (n > 0)
         costs = self.costs
@@ -184,7 +186,7 @@ class Rows:
     @property
     def next_costs(self) -> int:
         """The most bytes that one more transition costs: no row once all are in use."""
-        return self.costs.beside + (self.costs.row if self.added - self._held < self.capacity else 0)
+        return self.costs.beside + (self.costs.row if self.added - self._given_back < self.capacity else 0)
 
     def mark_drawn(self, bits: NDArray[np.uint8], seen: NDArray[np.int64], ids: NDArray[np.int64]) -> int:
         """Sets the bits of live ids by slot, once those of what has left are cleared; gives `added`.
@@ -323,18 +325,6 @@ class Rows:
         newest = self._newest[streams]
         self._newest[streams] = np.where(newest < 0, newest, -2 - newest)
 
-    def segments(self) -> list[NDArray[np.int64]]:
-        """The live ids of each segment, in the order of their first ones."""
-        oldest = self.oldest
-        ids = np.arange(oldest, self.added)
-        before = ids - self.data["link_previous"][ids % self.capacity] - oldest
-        root = np.where(before < 0, ids - oldest, before)  # no link leads to itself; one that leads out, too, ends here
-        while (further := root[root]).tobytes() != root.tobytes():  # twice as far each time
-            root = further
-        order = np.argsort(root, kind="stable")
-        starts = np.flatnonzero(np.diff(root[order])) + 1
-        return [part for part in np.split(ids[order], starts) if len(part)]
-
     def drop(self, oldest: int) -> None:
         """The rows before `oldest` (0 … added) leave, as if newer ones had taken their places; ids go on.
 
@@ -365,12 +355,12 @@ class Rows:
     def _give_back_rows(self) -> None:
         """Gives the memory of the rows that have left back, up to a page."""
         size, oldest = self.dtype.itemsize, self.oldest
-        first = max(self._held, self.added - self.capacity)
+        first = max(self._given_back, self.added - self.capacity)
         while first < oldest:
             slot = first % self.capacity
             end = min(slot + oldest - first, self.capacity)
             given = give_back(self.data, slot, end) // size - slot
-            self._held = first + (end - slot if given and end == self.capacity else max(given, 0))
+            self._given_back = first + (end - slot if given and end == self.capacity else max(given, 0))
             first += end - slot
 
     def clear(self) -> None:
@@ -387,40 +377,6 @@ class Rows:
         """The live rows that are the newest of their streams, in order: what they hold may still move on."""
         latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
         return np.sort(latest[latest >= self.oldest])
-
-    def held(self, ids: NDArray[np.int64], own: bool = True) -> Held:
-        """What live rows (ids [n]) hold beside themselves; without `own` not the frames of their own observations."""
-        slots = ids % self.capacity
-        tail = self.data["link_tail"][slots]
-        has = tail != NONE
-        found = [ids[has], self.tails[tail[has]], self._onward[tail[has]]]
-        for link in STACK_LINKS:
-            wanted = self.stack is not None and (own or link != STACK_LINKS[0])
-            older = self.data[link][slots] if wanted else np.full(len(ids), NONE, np.uint32)
-            found += [ids[older != NONE], self.older[older[older != NONE]]]
-        return Held._make(found)
-
-    def piece(self, first: int, end: int, still_open: NDArray[np.int64], room: NDArray[np.uint8]) -> Piece:
-        """Copies live rows and what they hold, but for what those that are `still_open` (ids) may hand on.
-
-        `room` [m, bytes of a record] is where the records are copied to, m >= end - first.
-        """
-        records, begin = room[: end - first], first % self.capacity
-        whole = min(end - first, self.capacity - begin)
-        stored = self.data.view(np.uint8).reshape(self.capacity, self.dtype.itemsize)
-        records[:whole] = stored[begin : begin + whole]
-        records[whole:] = stored[: end - first - whole]
-        ids = np.arange(first, end)
-        settled = np.ones(len(ids), bool)
-        settled[still_open[(still_open >= first) & (still_open < end)] - first] = False
-        copied = records.reshape(-1).view(self.dtype)
-        beside = [copied[link] != NONE for link in ("link_tail", *(STACK_LINKS if self.stack is not None else ()))]
-        held = self.held(ids[settled & np.logical_or.reduce(beside)])
-        if self.stack is not None:  # what their own observations hold never moves on
-            held_open = self.held(ids[~settled])
-            joined = (np.concatenate(pair) for pair in zip(held[3:5], held_open[3:5], strict=True))
-            held = Held._make((*held[:3], *joined, *held[5:]))
-        return Piece(first, copied, held)
 
     def hold(self, held: Held) -> None:
         """Takes up what live rows hold beside themselves; `settle` does the rest. Raises ValueError if it cannot."""
@@ -446,7 +402,7 @@ class Rows:
         Records come by `data`, what they hold beside by `hold`; `settle` makes the rest.
         """
         self._cursor[:2] = (added, start)
-        self._held = self.oldest
+        self._given_back = self.oldest
 
     def reopen(self, used: int, used_older: int, still_open: NDArray[np.int64]) -> None:
         """For rows in a storage, after `begin`: so many places of the pools were in use when what is live was saved.
@@ -507,7 +463,7 @@ class Rows:
             target[: len(state[name])] = state[name]
         self._newest[:] = state["newest"]
         self._cursor[:] = state["cursor"]
-        self._held = self.added - max(len(self), len(state["data"]))
+        self._given_back = self.added - max(len(self), len(state["data"]))
         self._give_back_rows()
 
     def check_valid(self) -> None:
@@ -538,8 +494,7 @@ class Rows:
             assert (rows["link_next_older"][following > 0] == NONE).all(), "the next row's frames are kept twice"
             self._aside.check_valid(aside[aside != NONE])
         assert (self._newest < added).all()
-        latest = np.where(self._newest < -1, -2 - self._newest, self._newest)
-        for newest in latest[latest >= oldest]:
+        for newest in self.open_ids():
             assert following[newest - oldest] == onward[newest - oldest] == 0, (
                 "the newest row of a stream has a next one"
             )

@@ -25,9 +25,7 @@ TAKEN = frozenset(
 )
 # Of a transition: NumPy does not see where the offsets of a larger dtype wrap around.
 MOST_NBYTES = 2**30
-
 MOST_NESTED = 32  # levels of a schema from outside
-MOST_NBYTES = 2**31 - 1  # of an item, as NumPy allows
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from replaybank.rows import Rows
 PIECE_NBYTES = 1 << 22
 FILE_NBYTES = 1 << 26
 NO_IDS = np.empty(0, np.int64)
+RECORDS = "records_"  # and the id of the first: the name of a piece's records
 
 
 def longest_file(rows: Rows) -> int:
@@ -55,7 +56,7 @@ class Writer:
             self._file = ArrayFile(self.folder / f"transitions-{piece.first}-{self.token}.npz", self.compression)
         self._end = piece.first + len(piece.records)
         if len(piece.records):
-            self._file.put(f"records_{piece.first}", piece.records)
+            self._file.put(f"{RECORDS}{piece.first}", piece.records)
         put_held(self._file, f"_{piece.first}_{len(piece.records)}", piece.held)
 
     def _end_file(self) -> None:
@@ -103,7 +104,7 @@ class Snapshot:
         self._room = np.empty((min(self._n, max(self._end - first, 1)), rows.dtype.itemsize), np.uint8)
         self._still_open = writer.still_open = rows.open_ids()
         late = late[(late >= rows.oldest) & (late < first) & ~np.isin(late, self._still_open)]
-        held = rows.held(late[rows.data["link_next"][late % rows.capacity] == 0], own=False)
+        held = Held.of(rows, late[rows.data["link_next"][late % rows.capacity] == 0], own=False)
         if held.nbytes:
             self._waiting.append(Piece(first, np.empty(0, rows.dtype), held))
 
@@ -134,7 +135,7 @@ class Snapshot:
 
     def _capture(self, room: NDArray[np.uint8]) -> None:
         end = min(self._next + self._n, self._end)
-        self._waiting.append(self._rows.piece(self._next, end, self._still_open, room))
+        self._waiting.append(Piece.of(self._rows, self._next, end, self._still_open, room))
         self._next = end
 
     def _write(self) -> None:

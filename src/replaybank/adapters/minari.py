@@ -32,7 +32,7 @@ with of_extra("minari"):
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
-    from replaybank.buffer import Segment
+    from replaybank.segments import Segment
 
 
 class MinariReport(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.held import Held
 from replaybank.inspection.histograms import Bins
 from replaybank.inspection.report import Field, Histogram, Kind
 from replaybank.rows import Rows
@@ -30,7 +31,7 @@ def fields_of(rows: Rows) -> tuple[Field, ...]:
     for ids, records in pieces(rows):
         for leaf, tally in stored:
             tally.add(ids, within(records, leaf.path))
-        held = rows.held(ids)
+        held = Held.of(rows, ids)
         for leaf, tally in final:
             tally.add(held.tail_ids, within(held.tails, leaf.path[1:]))
         for leaf, tally in older:
