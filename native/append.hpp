@@ -119,36 +119,35 @@ inline char* row_before(const Store& s, int64_t before, int64_t id, const Column
     return row;
 }
 
-// What ties a new row to others, and what it keeps elsewhere.
-struct Links {
-    uint32_t tail;
-    uint32_t previous;  // ids back; 0 for none
-    uint32_t step;
-    uint32_t older;  // frames put aside for its own observation
-};
-
-// A row goes on from `before`, `distance` ids back: that one leads to it, and hands on what it keeps of the next
-// observation.
-inline Links go_on(const Store& s, char* before, uint32_t distance) {
-    Links links{s.link(before, s.tail_at), distance, s.link(before, s.step_at) + 1, NONE};
+// `row` goes on from the row `before`, `distance` ids back: that one leads to it, and hands on what it keeps of the next
+// observation. Gives the tail that is handed on.
+inline uint32_t go_on(const Store& s, char* row, char* before, uint32_t distance) {
+    const uint32_t tail = s.link(before, s.tail_at);
+    s.set_link(row, s.previous_at, distance);
+    s.set_link(row, s.step_at, s.link(before, s.step_at) + 1);
     s.set_link(before, s.next_at, distance);
     s.set_link(before, s.tail_at, NONE);
     if (s.frames > 1) {
-        links.older = s.link(before, s.next_older_at);
+        s.set_link(row, s.older_at, s.link(before, s.next_older_at));
         s.set_link(before, s.next_older_at, NONE);
     }
-    return links;
+    return tail;
 }
 
-// Transition i, as row `id`, begins a segment; the last row of the stream's segment before, if still here, knows where.
-inline Links begin_segment(const Store& s, int64_t before, int64_t id, const Columns& columns, int64_t i) {
+// `row`, of transition i under this id, begins a segment; the last row of the stream's segment before, if still here,
+// is told where. Gives the tail that is taken.
+inline uint32_t begin_segment(const Store& s, char* row, int64_t before, int64_t id, const Columns& columns, int64_t i) {
     if (before >= std::max<int64_t>(0, std::max(s.start(), id + 1 - s.capacity))) {
         s.onward[s.link(s.row(before % s.capacity), s.tail_at)] = static_cast<uint32_t>(id - before);
     }
-    Links links{s.free_tails.take(), 0, 0, NONE};
-    s.onward[links.tail] = 0;
-    if (s.frames > 1 && !is_padded(s, columns, i)) links.older = put_aside(s, columns, Place::ROW, i);
-    return links;
+    const uint32_t tail = s.free_tails.take();
+    s.onward[tail] = 0;
+    s.set_link(row, s.previous_at, 0);
+    s.set_link(row, s.step_at, 0);
+    if (s.frames > 1) {
+        s.set_link(row, s.older_at, is_padded(s, columns, i) ? NONE : put_aside(s, columns, Place::ROW, i));
+    }
+    return tail;
 }
 
 // Appends `n` transitions; transition t belongs to stream owners[t], or to stream t % streams where that is not given.
@@ -164,19 +163,16 @@ inline void append(const Store& s, const Columns& columns, int64_t n, const int6
 
         const int64_t before = s.newest_of(owner);
         char* previous = s.closed(owner) ? nullptr : row_before(s, before, id, columns, i);
-        const Links links = previous ? go_on(s, previous, static_cast<uint32_t>(id - before))
-                                     : begin_segment(s, before, id, columns, i);
-        s.set_link(row, s.previous_at, links.previous);
-        s.set_link(row, s.step_at, links.step);
+        const uint32_t tail = previous ? go_on(s, row, previous, static_cast<uint32_t>(id - before))
+                                       : begin_segment(s, row, before, id, columns, i);
         s.set_link(row, s.next_at, 0);
-        s.set_link(row, s.tail_at, links.tail);
+        s.set_link(row, s.tail_at, tail);
         if (s.frames > 1) {
-            s.set_link(row, s.older_at, links.older);
             s.set_link(row, s.next_older_at,
                        is_shifted(columns, i) ? NONE : put_aside(s, columns, Place::NEXT_OBS, i));
         }
 
-        char* next_obs = s.tail(links.tail);
+        char* next_obs = s.tail(tail);
         for (int64_t c = 0; c < columns.n; ++c) {
             const Column& column = columns.all[c];
             char* to = (column.place == Place::ROW ? row : next_obs) + column.at;

@@ -73,13 +73,16 @@ inline void require_inside(int64_t at, int64_t nbytes, int64_t record) {
     if (at < 0 || nbytes < 0 || at + nbytes > record) throw nb::value_error("the plan was made for other rows");
 }
 
+[[noreturn]] inline void not_live(int64_t id, const Ring& ring) {
+    PyErr_Format(PyExc_IndexError, "transition %lld is not in the buffer, which holds ids %lld to %lld",
+                 static_cast<long long>(id), static_cast<long long>(ring.oldest()),
+                 static_cast<long long>(ring.added() - 1));
+    throw nb::python_error();
+}
+
 inline void require_live(const Ring& ring, const int64_t* ids, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
-        if (ring.live(ids[i])) continue;
-        PyErr_Format(PyExc_IndexError, "transition %lld is not in the buffer, which holds ids %lld to %lld",
-                     static_cast<long long>(ids[i]), static_cast<long long>(ring.oldest()),
-                     static_cast<long long>(ring.added() - 1));
-        throw nb::python_error();
+        if (!ring.live(ids[i])) not_live(ids[i], ring);
     }
 }
 

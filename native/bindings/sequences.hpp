@@ -20,6 +20,7 @@ inline void py_sequences(const nb::tuple& store_arrays, nb::handle starts, int64
     const Output output(out);
     if (length < 1) throw nb::value_error("a sequence has at least one step");
     std::vector<Track> tracks;
+    tracks.reserve(static_cast<size_t>(plan.n));
     for (int64_t c = 0; c < plan.n; ++c) {
         const int64_t* r = plan[c];
         const auto part = static_cast<Part>(r[0]);
