@@ -1,9 +1,7 @@
-// Rows, tails, links and streams: the one layout. See docs/architecture.md for the picture.
-//
-// A row holds one transition but for its next observation. That is the observation of the following row of the stream,
-// or, where there is none, a tail: a record of the pool that lies outside the rows.
+// Appending: transitions into rows, each linked to the row before it in its stream where it goes on from that.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -121,6 +119,37 @@ inline char* row_before(const Store& s, int64_t before, int64_t id, const Column
     return row;
 }
 
+// `row` goes on from the row `before`, `distance` ids back: that one leads to it, and hands on what it keeps of the next
+// observation. Gives the tail that is handed on.
+inline uint32_t go_on(const Store& s, char* row, char* before, uint32_t distance) {
+    const uint32_t tail = s.link(before, s.tail_at);
+    s.set_link(row, s.previous_at, distance);
+    s.set_link(row, s.step_at, s.link(before, s.step_at) + 1);
+    s.set_link(before, s.next_at, distance);
+    s.set_link(before, s.tail_at, NONE);
+    if (s.frames > 1) {
+        s.set_link(row, s.older_at, s.link(before, s.next_older_at));
+        s.set_link(before, s.next_older_at, NONE);
+    }
+    return tail;
+}
+
+// `row`, of transition i under this id, begins a segment; the last row of the stream's segment before, if still here,
+// is told where. Gives the tail that is taken.
+inline uint32_t begin_segment(const Store& s, char* row, int64_t before, int64_t id, const Columns& columns, int64_t i) {
+    if (before >= std::max<int64_t>(0, std::max(s.start(), id + 1 - s.capacity))) {
+        s.onward[s.link(s.row(before % s.capacity), s.tail_at)] = static_cast<uint32_t>(id - before);
+    }
+    const uint32_t tail = s.free_tails.take();
+    s.onward[tail] = 0;
+    s.set_link(row, s.previous_at, 0);
+    s.set_link(row, s.step_at, 0);
+    if (s.frames > 1) {
+        s.set_link(row, s.older_at, is_padded(s, columns, i) ? NONE : put_aside(s, columns, Place::ROW, i));
+    }
+    return tail;
+}
+
 // Appends `n` transitions; transition t belongs to stream owners[t], or to stream t % streams where that is not given.
 // Its values are item t of the columns, or, where those have an item a stream, the item of its stream.
 inline void append(const Store& s, const Columns& columns, int64_t n, const int64_t* owners, bool item_a_stream,
@@ -130,44 +159,15 @@ inline void append(const Store& s, const Columns& columns, int64_t n, const int6
         const int64_t owner = owners ? owners[t] : t % streams;
         const int64_t i = item_a_stream ? owner : t;
         char* row = s.row(id % s.capacity);
+        if (id - s.capacity >= s.start()) s.give_back_of(row);  // who stood here leaves
 
-        // The row that stood here leaves, and with it what it kept elsewhere.
-        if (id - s.capacity >= s.start()) {
-            s.free_tails.give_back(s.link(row, s.tail_at));
-            if (s.frames > 1) {
-                s.free_older.give_back(s.link(row, s.older_at));
-                s.free_older.give_back(s.link(row, s.next_older_at));
-            }
-        }
-
-        const bool closed = s.newest[owner] < -1;
-        const int64_t before = closed ? -2 - s.newest[owner] : s.newest[owner];
-        char* previous = closed ? nullptr : row_before(s, before, id, columns, i);
-        uint32_t tail, distance = 0, step = 0, older = NONE;
-        if (previous) {
-            tail = s.link(previous, s.tail_at);
-            distance = static_cast<uint32_t>(id - before);
-            step = s.link(previous, s.step_at) + 1;
-            s.set_link(previous, s.next_at, distance);
-            s.set_link(previous, s.tail_at, NONE);
-            if (s.frames > 1) {
-                older = s.link(previous, s.next_older_at);
-                s.set_link(previous, s.next_older_at, NONE);
-            }
-        } else {
-            if (before >= std::max<int64_t>(0, std::max(s.start(), id + 1 - s.capacity))) {
-                s.onward[s.link(s.row(before % s.capacity), s.tail_at)] = static_cast<uint32_t>(id - before);
-            }
-            tail = s.free_tails.take();
-            s.onward[tail] = 0;
-            if (s.frames > 1 && !is_padded(s, columns, i)) older = put_aside(s, columns, Place::ROW, i);
-        }
-        s.set_link(row, s.previous_at, distance);
-        s.set_link(row, s.step_at, step);
+        const int64_t before = s.newest_of(owner);
+        char* previous = s.closed(owner) ? nullptr : row_before(s, before, id, columns, i);
+        const uint32_t tail = previous ? go_on(s, row, previous, static_cast<uint32_t>(id - before))
+                                       : begin_segment(s, row, before, id, columns, i);
         s.set_link(row, s.next_at, 0);
         s.set_link(row, s.tail_at, tail);
         if (s.frames > 1) {
-            s.set_link(row, s.older_at, older);
             s.set_link(row, s.next_older_at,
                        is_shifted(columns, i) ? NONE : put_aside(s, columns, Place::NEXT_OBS, i));
         }

@@ -14,13 +14,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <vector>
 
 #include "append.hpp"
+#include "finite.hpp"
 #include "store.hpp"
 
 namespace replaybank {
@@ -194,19 +194,8 @@ inline Pushed push_end(const Channel& channel, Memory memory, const int64_t* str
 // A leaf of the transitions as they lie in a message.
 struct Slice {
     Column column;  // its values are found message by message
-    bool finite32, finite64;
+    bool finite32, finite64;  // whether its numbers, of so many bits, must be finite
 };
-
-template <class T>
-bool finite(const char* values, int64_t n) {
-    bool all = true;
-    for (int64_t i = 0; i < n; ++i) {
-        T x;
-        std::memcpy(&x, values + i * static_cast<int64_t>(sizeof x), sizeof x);
-        all &= std::isfinite(x) != 0;
-    }
-    return all;
-}
 
 // Moves what waits in a channel into the rows. Trusts nothing that it finds there: whatever another process has written,
 // it reads within the message and writes within the rows.
@@ -259,11 +248,6 @@ class Drain {
                position + static_cast<uint64_t>(found.nbytes) <= control_.head.load(std::memory_order_acquire);
     }
 
-    void end(int64_t stream) {
-        int64_t& newest = store_.newest[stream];
-        if (newest >= 0) newest = -2 - newest;
-    }
-
     // The streams of a message, by the rows' names; false where one is not the writer's.
     bool owners_of(const Message& found, const char* list) {
         if (found.stream < -1 || found.stream >= k_) return false;
@@ -280,7 +264,7 @@ class Drain {
     bool take(const Message& found, uint64_t position) {
         if (found.kind == Kind::SKIP) return true;
         if (found.number != static_cast<uint32_t>(memory_.position)) {  // messages were dropped here
-            for (int64_t stream = 0; stream < k_; ++stream) end(streams_[stream]);
+            for (int64_t stream = 0; stream < k_; ++stream) store_.close(streams_[stream]);
         }
         memory_.position = static_cast<uint32_t>(found.number + 1);
         ++memory_.messages;
@@ -288,7 +272,7 @@ class Drain {
         int64_t room = found.nbytes - static_cast<int64_t>(sizeof(Message));
         if (found.n > room || (found.stream < 0 && padded(8 * found.n) > room) || !owners_of(found, at)) return false;
         if (found.kind == Kind::END) {
-            for (const int64_t stream : owners_) end(stream);
+            for (const int64_t stream : owners_) store_.close(stream);
             return true;
         }
         if (found.kind != Kind::TRANSITIONS || found.n == 0) return false;
@@ -300,8 +284,8 @@ class Drain {
         for (const Slice& part : parts_) {
             const int64_t item = part.column.nbytes * part.column.frames;
             if (item > room / found.n || padded(item * found.n) > room) return false;
-            if (part.finite32 && !finite<float>(at, item * found.n / 4)) return false;
-            if (part.finite64 && !finite<double>(at, item * found.n / 8)) return false;
+            if (part.finite32 && !all_finite<float>(at, item * found.n / 4)) return false;
+            if (part.finite64 && !all_finite<double>(at, item * found.n / 8)) return false;
             columns_.push_back(part.column);
             columns_.back().values = at;
             at += padded(item * found.n);

@@ -1,6 +1,7 @@
 // The oldest leave before newer ones push them out: what they hold goes back to the pools, their memory to the system.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "store.hpp"
@@ -14,14 +15,7 @@ namespace replaybank {
 
 // The live rows before `oldest` leave.
 inline void drop(const Store& s, int64_t oldest) {
-    for (int64_t id = s.oldest(); id < oldest; ++id) {
-        const char* row = s.row(id % s.capacity);
-        s.free_tails.give_back(s.link(row, s.tail_at));
-        if (s.frames > 1) {
-            s.free_older.give_back(s.link(row, s.older_at));
-            s.free_older.give_back(s.link(row, s.next_older_at));
-        }
-    }
+    for (int64_t id = s.oldest(); id < oldest; ++id) s.give_back_of(s.row(id % s.capacity));
     s.cursor[1] = std::max(s.start(), oldest);
 }
 

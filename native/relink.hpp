@@ -75,7 +75,7 @@ inline int64_t relink(const Store& s, int64_t streams) {
         if (!holds_its_own(s, id, tails, older, begun, oldest)) return id;
     }
     for (int64_t stream = 0; stream < streams; ++stream) {
-        const int64_t id = s.newest[stream] < -1 ? -2 - s.newest[stream] : s.newest[stream];
+        const int64_t id = s.newest_of(stream);
         if (id >= added) return id;
         if (id < oldest) continue;
         const char* row = s.row(id % s.capacity);

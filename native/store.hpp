@@ -1,4 +1,7 @@
-// Where rows, tails and frames put aside are in memory. Filled from NumPy arrays that Python owns.
+// Rows, tails, links and streams: the one layout, in NumPy arrays that Python owns (docs/architecture.md has the picture).
+//
+// A row holds one transition but for its next observation. That is the observation of the following row of the stream,
+// or, where there is none, a tail: a record of the pool that lies outside the rows.
 #pragma once
 
 #include <algorithm>
@@ -52,6 +55,23 @@ struct Store {
     }
     void set_link(char* r, int64_t at, uint32_t value) const { std::memcpy(r + at, &value, sizeof value); }
     bool ended(const char* r) const { return r[terminated_at] || r[truncated_at]; }
+
+    // What a row that leaves keeps elsewhere goes back to the pools.
+    void give_back_of(const char* r) const {
+        free_tails.give_back(link(r, tail_at));
+        if (frames > 1) {
+            free_older.give_back(link(r, older_at));
+            free_older.give_back(link(r, next_older_at));
+        }
+    }
+
+    // What a stream adds next begins a new segment.
+    bool closed(int64_t stream) const { return newest[stream] < -1; }
+    void close(int64_t stream) const {
+        if (newest[stream] >= 0) newest[stream] = -2 - newest[stream];
+    }
+    // The id of a stream's newest row, whether it is still here or not; -1 for none.
+    int64_t newest_of(int64_t stream) const { return closed(stream) ? -2 - newest[stream] : newest[stream]; }
 };
 
 }  // namespace replaybank

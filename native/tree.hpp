@@ -87,10 +87,10 @@ int64_t tree_lift(const Tree& tree, int64_t l, int64_t* touched, int64_t n) {
 template <class Combine>
 int64_t tree_update(const Tree& tree, const Ring& ring, const int64_t* ids, const double* values, int64_t n,
                     int64_t* touched) {
-    constexpr int64_t BLOCK = 64;
+    constexpr int64_t TREE_BLOCK = 64;
     double *leaves = tree.level(0), *parents = tree.level(1);
     const auto fetch = [&](int64_t begin) {
-        for (int64_t j = begin; j < std::min(begin + BLOCK, n); ++j) {
+        for (int64_t j = begin; j < std::min(begin + TREE_BLOCK, n); ++j) {
             if (!ring.live(ids[j])) continue;
             const int64_t slot = ring.slot(ids[j]);
             prefetch(leaves + slot);
@@ -99,10 +99,10 @@ int64_t tree_update(const Tree& tree, const Ring& ring, const int64_t* ids, cons
     };
     int64_t live = 0, kept = 0;
     fetch(0);
-    for (int64_t begin = 0; begin < n; begin += BLOCK) {
-        fetch(begin + BLOCK);
+    for (int64_t begin = 0; begin < n; begin += TREE_BLOCK) {
+        fetch(begin + TREE_BLOCK);
         int64_t here = 0;
-        for (int64_t j = begin; j < std::min(begin + BLOCK, n); ++j) {
+        for (int64_t j = begin; j < std::min(begin + TREE_BLOCK, n); ++j) {
             if (!ring.live(ids[j])) continue;
             const int64_t slot = ring.slot(ids[j]);
             leaves[slot] = values[j];

@@ -146,6 +146,19 @@ inline TreeFind tree_find_with(int lanes) {
     return lanes == 1 ? tree_find : nullptr;
 }
 
+// Draws an id for each of `n` uniform numbers, stratified: target j lies in the j-th of n equal ranges of the total.
+// Gives the ids and the probability that each has. `uniforms` is consumed.
+inline void tree_draw(const Tree& tree, TreeFind find, const Ring& ring, double* uniforms, int64_t n, int64_t* ids,
+                      double* probabilities) {
+    const double total = tree.root(), stride = total / static_cast<double>(n);
+    for (int64_t j = 0; j < n; ++j) uniforms[j] = (static_cast<double>(j) + uniforms[j]) * stride;
+    find(tree, uniforms, n, ids, probabilities);
+    for (int64_t j = 0; j < n; ++j) {
+        ids[j] = ring.id(ids[j]);
+        probabilities[j] /= total;
+    }
+}
+
 inline int widest_lanes() {
     for (int lanes : {8, 4}) {
         if (tree_find_with(lanes)) return lanes;

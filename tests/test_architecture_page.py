@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-FILES = [*(ROOT / "src" / "replaybank").rglob("*.py"), *(ROOT / "native").glob("*.hpp")]
+FILES = [*(ROOT / "src" / "replaybank").rglob("*.py"), *(ROOT / "native").rglob("*.hpp")]
 ONE_A_LIBRARY = ("adapters",)  # the page names the folder
 
 

@@ -136,7 +136,7 @@ def tree_find(
     added: int,
     uniforms: NDArray[Any],
     ids: NDArray[Any],
-    values: NDArray[Any],
+    probabilities: NDArray[Any],
     lanes: int,
 ) -> None: ...
 def deck_add(deck: tuple[NDArray[Any], ...], first_id: int, n: int) -> None: ...

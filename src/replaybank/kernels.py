@@ -89,5 +89,5 @@ __all__ = [
     "walk",
 ]
 
-# How a node of a tree follows from its children.
+# How a node of a tree follows from its children (native/bindings/tree.hpp, Combine).
 SUM, MAX, MIN_POSITIVE = 0, 1, 2

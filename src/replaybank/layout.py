@@ -12,7 +12,7 @@ from replaybank.stacking import Stacking
 
 LINKS = ("link_next", "link_previous", "link_tail", "link_step")
 STACK_LINKS = ("link_older", "link_next_older")
-# Where a leaf of `append` goes (native/rows.hpp, Place).
+# Where a leaf of `append` goes (native/append.hpp, Place).
 PLACE_ROW, PLACE_NEXT_OBS = 0, 1
 
 
@@ -38,7 +38,7 @@ def offset_in(dtype: np.dtype[Any], path: tuple[str, ...]) -> int:
 
 
 def append_plan(schema: Schema, dtype: np.dtype[Any], stack: Stacking | None) -> NDArray[np.int64]:
-    """What the kernels need to know of each leaf that is added (native/rows.hpp, Leaf).
+    """What the kernels need to know of each leaf that is added (native/bindings/given.hpp, Leaf).
 
     A row a leaf: place, offset, bytes, NumPy type number, finite or not, frames, obs or not, dimensions, shape.
     """

@@ -96,7 +96,7 @@ class Rows:
         self._gather_store()
 
     def _gather_store(self) -> None:
-        """What the kernels work on (native/module.cpp, as_store)."""
+        """What the kernels work on (native/bindings/store.hpp, as_store)."""
         self.tails, self._free = self._tails.records, self._tails.free
         self.older, self._free_older = self._aside.records, self._aside.free
         pools = (self.data, self.tails, self.older, self._free, self._free_older, self._onward)
