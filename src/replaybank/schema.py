@@ -325,8 +325,8 @@ def _of_plain(path: tuple[str, ...], plain: Any, depth: int) -> Node:
 def _require_unpacked(values: Mapping[str, Any]) -> None:
     """Before what is inferred of the one makes the other look wrong."""
     for name, other in (("obs", "next_obs"), ("next_obs", "obs")):
-        value, beside = values.get(name), values.get(other)
-        if (hint := returned_whole(value)) and not (value[-1] and returned_whole(beside)):
+        value: Any = values.get(name)
+        if (hint := returned_whole(value)) and not (value[-1] and returned_whole(values.get(other))):
             raise TypeError(f"{name}: expected an observation, given a tuple{hint}")
 
 
