@@ -90,7 +90,7 @@ LOWER = {
     "sb3, cleanrl": "samplers.base samplers.schedule views.base schema rows stacking",
     "tianshou": "samplers.base views.base schema",
     "minari": "schema",
-    "rllib": "samplers.base samplers.importance",
+    "rllib": "arguments buffer rows samplers.base samplers.importance",
     # Likewise; and a batch of several shards is put together in one block, as a view does.
     "ray": "kernels arguments convert parts files rows schema samplers.base samplers.share views.base views.gather "
     "batch buffer prefetch",

@@ -40,6 +40,34 @@ def test_a_leading_axis_is_called_streams_only_where_it_may_be(name: str, value:
         buffer.add(**{**GOOD, name: value})
 
 
+IMAGES = {"image": np.zeros((2, 2), np.uint8)}
+RESET = r"as env\.reset\(\) returns it, \(obs, info\): unpack it, obs, info = env\.reset\(\)$"
+STEP = r"as env\.step\(action\) returns it, \(obs, reward, terminated, truncated, info\): unpack it$"
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first add", "with a schema"])
+@pytest.mark.parametrize("info", [{}, {"prob": 1.0}], ids=["no info", "info"])
+@pytest.mark.parametrize("obs", [OBS, np.int64(3), IMAGES], ids=["Box", "Discrete", "Dict"])
+def test_what_reset_and_step_return_is_told_from_an_observation(obs: Any, info: dict[str, Any], known: bool) -> None:
+    """The argument that is wrong is named, not the other one, which does not look as it does."""
+    buffer = rb.ReplayBuffer(10)
+    good = GOOD | {"obs": obs, "next_obs": obs}
+    if known:
+        buffer.add(**good)
+    for name in ("obs", "next_obs"):
+        for returned, why in (((obs, info), RESET), ((obs, 0.0, False, False, info), STEP)):
+            with pytest.raises(TypeError, match=f"^{name}: expected .*, given (a )?tuple {why}"):
+                buffer.add(**good | {name: returned})
+    assert len(buffer) == known
+
+
+def test_observations_of_a_tuple_space_that_look_as_reset_returns_are_taken() -> None:
+    buffer = rb.ReplayBuffer(10)
+    obs = (OBS, {"speed": np.float32(2.0)})
+    buffer.add(**GOOD | {"obs": obs, "next_obs": obs})
+    assert buffer.sample(1).obs[1]["speed"].tolist() == [2.0]
+
+
 def test_td_errors_of_steps_are_answered_with_what_makes_priorities_of_them() -> None:
     buffer = rb.ReplayBuffer(100, view=rb.Sequence(5), sampler=rb.Prioritized(), seed=0)
     for _ in range(20):

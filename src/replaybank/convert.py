@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ def as_numeric(name: str, value: Any) -> NDArray[Any]:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on a device or with a gradient
-        raise TypeError(f"{name}: expected numbers in the shape of an array, given {_kind(value)}: {error}") from error
+        why = returned_whole(value) or f": {error}"
+        raise TypeError(f"{name}: expected numbers in the shape of an array, given {_kind(value)}{why}") from error
     if array.dtype.kind not in NUMERIC:
-        raise TypeError(f"{name}: expected numbers, given {_kind(value)} (dtype {array.dtype})")
+        why = returned_whole(value) or f" (dtype {array.dtype})"
+        raise TypeError(f"{name}: expected numbers, given {_kind(value)}{why}")
     return array
 
 
@@ -71,6 +74,16 @@ def _cast(name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if (np.isinf(cast) & ~np.isinf(array)).any():
         raise ValueError(f"{name}: expected {dtype}, given {given} with values beyond its range")
     return cast
+
+
+def returned_whole(value: Any) -> str:
+    """What to say of a value that looks as Gymnasium's `reset()` or `step()` returns it; nothing of others."""
+    if isinstance(value, tuple) and value and isinstance(value[-1], Mapping):
+        if len(value) == 2:
+            return " as env.reset() returns it, (obs, info): unpack it, obs, info = env.reset()"
+        if len(value) == 5:
+            return " as env.step(action) returns it, (obs, reward, terminated, truncated, info): unpack it"
+    return ""
 
 
 def _hint(name: str, given: tuple[int, ...], shape: tuple[int, ...], lead: int) -> str:

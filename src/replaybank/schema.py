@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite
+from replaybank.convert import NUMERIC, as_field, as_numeric, require_finite, returned_whole
 
 # The fields that every transition has, in the order of `add`; extras follow.
 STANDARD = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
@@ -138,8 +138,11 @@ class Schema:
         """From the `values` of the first transition(s): float64, Python float → float32, int → int64, bool → bool.
 
         Other dtypes stay as they are; the reward is always a float. Mappings nest by name; tuples that hold arrays nest
-        in order. `lead` is the length of the leading axis, -1 where there is none.
+        in order. `lead` is the length of the leading axis, -1 where there is none. Raises TypeError where obs or
+        next_obs is all that `env.reset()` or `env.step()` returned: it ends with an empty info, or the other is no such
+        tuple. A Tuple space whose last one is a Dict looks the same, in both.
         """
+        _require_unpacked(values)
         fields = {name: _infer((_field_name(name),), value, lead) for name, value in values.items()}
         reward = fields["reward"]
         if isinstance(reward, Leaf) and reward.dtype.kind in "biuf":
@@ -317,6 +320,14 @@ def _of_plain(path: tuple[str, ...], plain: Any, depth: int) -> Node:
     return children if kind == "dict" else tuple(children.values())
 
 
+def _require_unpacked(values: Mapping[str, Any]) -> None:
+    """Before what is inferred of the one makes the other look wrong."""
+    for name, other in (("obs", "next_obs"), ("next_obs", "obs")):
+        value: Any = values.get(name)
+        if (hint := returned_whole(value)) and not (value[-1] and returned_whole(values.get(other))):
+            raise TypeError(f"{name}: expected an observation, given a tuple{hint}")
+
+
 def _infer(path: tuple[str, ...], value: Any, lead: int) -> Node:
     if isinstance(value, Mapping):
         return {_field_name(key): _infer((*path, _field_name(key)), child, lead) for key, child in value.items()}
@@ -344,7 +355,8 @@ def _flatten(name: str, node: Node, value: Any, found: list[Any]) -> None:
     children = children_of(node)
     if isinstance(node, dict):
         if not isinstance(value, Mapping):
-            raise TypeError(f"{name}: expected a mapping with {', '.join(children)}, given {type(value).__name__}")
+            given = f"{type(value).__name__}{returned_whole(value)}"
+            raise TypeError(f"{name}: expected a mapping with {', '.join(children)}, given {given}")
         get: Callable[[str], Any] = value.__getitem__
         missing = [key for key in children if key not in value]
         unknown = [key for key in value if key not in children]

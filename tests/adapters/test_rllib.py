@@ -445,6 +445,65 @@ def test_only_episodes_of_one_agent_are_taken() -> None:
         EpisodeReplayBuffer(100, batch_length_T=64)
 
 
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"capacity": None}, "^capacity: expected an integer, given None$"),
+    ({"capacity": "100"}, "^capacity: expected an integer, given '100'$"),
+    ({"batch_size_B": "32"}, "^batch_size_B: expected an integer, given '32'$"),
+    ({"seed": "0"}, "^seed: expected an integer, given '0'$"),
+    ({"batch_length_T": "4"}, "^this buffer gives single transitions.*given 4, "),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES)
+@BOTH
+def test_settings_that_are_no_numbers_are_named(cls: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        cls(**{"capacity": 100} | given)
+
+
+def test_a_setting_that_is_not_there_is_refused_with_those_that_are() -> None:
+    """A config is a dictionary: a wrong name is no editor's to find."""
+    expected = (
+        "^buffer_size: no setting of PrioritizedEpisodeReplayBuffer: expected capacity, alpha, .*, streams, seed$"
+    )
+    with pytest.raises(TypeError, match=expected):
+        PrioritizedEpisodeReplayBuffer(buffer_size=100)
+
+
+@pytest.mark.parametrize("given", [None, {"obs": 1}, [{"obs": 1}], [1.0]], ids=["None", "dict", "dicts", "numbers"])
+def test_what_is_no_episode_is_refused(given: Any) -> None:
+    buffer = EpisodeReplayBuffer(100)
+    with pytest.raises(TypeError, match="^add: expected SingleAgentEpisode, given .*; not transitions$"):
+        buffer.add(given)
+    assert len(buffer) == 0
+
+
+@pytest.mark.parametrize("n_step", ["3", 1.5, (1,), (1, 2, 3), (1, 2.5)])
+def test_a_window_that_is_no_number_or_pair_is_refused(n_step: Any) -> None:
+    buffer = EpisodeReplayBuffer(100)
+    buffer.add(episode(10, 0))
+    with pytest.raises(TypeError, match=r"^sample: n_step must be an integer, or a pair of them"):
+        buffer.sample(2, n_step=n_step)
+
+
+def test_priorities_given_after_indices_are_refused() -> None:
+    """`update_priorities(indices, priorities)`, as of most buffers, would set the priorities to the indices."""
+    buffer = PrioritizedEpisodeReplayBuffer(100, seed=0)
+    buffer.add(episode(10, 0))
+    buffer.sample(4)
+    before = buffer.buffer.stats()
+    with pytest.raises(TypeError, match="^update_priorities: expected the priorities alone.*no indices are needed$"):
+        buffer.update_priorities(np.arange(4), np.ones(4))  # type: ignore[arg-type]
+    assert buffer.buffer.stats() == before
+    buffer.update_priorities(np.ones(4))
+
+
+@pytest.mark.parametrize("state", [None, {}, {"_num_timesteps": 3}])
+def test_a_state_of_something_else_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match="^set_state: expected what get_state"):
+        EpisodeReplayBuffer(100).set_state(state)
+
+
 # ---- RLlib trains on it ----
 
 

@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replaybank.arguments import whole_number
 from replaybank.batch import Batch
-from replaybank.buffer import ReplayBuffer
+from replaybank.buffer import MOST_DRAWN, ReplayBuffer
+from replaybank.rows import MAX_CAPACITY
 from replaybank.samplers.base import Sampler
 from replaybank.samplers.importance import WeightNorm
 from replaybank.samplers.prioritized import Prioritized
@@ -33,6 +35,7 @@ from replaybank.views.nstep import NStep
 try:
     import tree
     from ray.rllib.core import DEFAULT_AGENT_ID, DEFAULT_MODULE_ID
+    from ray.rllib.env.multi_agent_episode import MultiAgentEpisode
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
     from ray.rllib.utils import force_list
     from ray.rllib.utils.replay_buffers.episode_replay_buffer import EpisodeReplayBuffer as RLlibBuffer
@@ -55,7 +58,7 @@ class EpisodeReplayBuffer(RLlibBuffer):
     lost, but n-step windows end there and bootstrap. `batch_size_B`: what `sample` draws if nothing is said.
     `metrics_num_episodes_for_smoothing` is RLlib's. `seed`: same seed and same episodes, same samples.
 
-    Raises ValueError where batch_length_T is more than 1, and as `ReplayBuffer` does.
+    Raises TypeError or ValueError where a number is not one, or out of range, or batch_length_T is more than 1.
     """
 
     _state: tuple[str, ...] = (
@@ -80,6 +83,10 @@ class EpisodeReplayBuffer(RLlibBuffer):
         seed: int | None = None,
     ) -> None:
         _require_single_steps(batch_length_T=batch_length_T)
+        capacity = whole_number("capacity", capacity, MAX_CAPACITY)
+        batch_size_B = whole_number("batch_size_B", batch_size_B, MOST_DRAWN)
+        if seed is not None:
+            seed = whole_number("seed", seed, 2**63 - 1, least=0)
         # Not super(): the prioritized one of RLlib would reserve trees of Python floats that nobody uses here.
         RLlibBuffer.__init__(
             self,
@@ -112,12 +119,11 @@ class EpisodeReplayBuffer(RLlibBuffer):
         learner makes of it. Raises TypeError for what is no single-agent episode, before anything is added; as
         `ReplayBuffer.extend` does where a chunk does not fit the first one: chunks before it have been added then.
         """
-        chunks = force_list(episodes)
+        chunks = [None] if episodes is None else force_list(episodes)
         for chunk in chunks:
             if not isinstance(chunk, SingleAgentEpisode):
-                raise TypeError(
-                    f"add: expected SingleAgentEpisode, given {type(chunk).__name__}; this buffer is for one agent"
-                )
+                hint = "this buffer is for one agent" if isinstance(chunk, MultiAgentEpisode) else "not transitions"
+                raise TypeError(f"add: expected SingleAgentEpisode, given {type(chunk).__name__}; {hint}")
         added, overwritten = self._episodes_added, self.buffer.stats()["overwritten"]
         for chunk in chunks:
             if len(chunk):
@@ -282,6 +288,9 @@ class EpisodeReplayBuffer(RLlibBuffer):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes up a `state` of `get_state()`, of the same class, capacity and streams; ValueError for others."""
+        if not isinstance(state, Mapping) or "made_as" not in state:
+            given = f"a mapping of {', '.join(map(str, state))}" if isinstance(state, Mapping) else repr(state)
+            raise ValueError(f"set_state: expected what get_state() gave, given {given}")
         if state["made_as"] != self._made_as():
             raise ValueError(f"set_state: expected a state of {self._made_as()}, given one of {state['made_as']}")
         copied = deepcopy(state)  # at once: the buffer and its parts stay those of each other
@@ -312,6 +321,10 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
         weight_norm: WeightNorm = "buffer",
         **settings: Any,
     ) -> None:
+        known = EpisodeReplayBuffer.__init__.__kwdefaults__
+        if unknown := [name for name in settings if name not in known]:
+            own = "capacity, alpha, beta, epsilon, weight_norm"
+            raise TypeError(f"{unknown[0]}: no setting of {type(self).__name__}: expected {own}, {', '.join(known)}")
         self._prioritized = Prioritized(alpha, beta, epsilon, weight_norm)
         super().__init__(capacity, **settings)
 
@@ -333,8 +346,13 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
         """Sets the priorities of the last sample, in its order, to `priorities` (TD errors, [num_items]).
 
         `module_id` is taken and changes nothing. Raises ValueError where nothing was sampled since the last time, or
-        lengths differ.
+        lengths differ, TypeError where indices are given: those of the last sample are known.
         """
+        if module_id is not None and not isinstance(module_id, str):
+            raise TypeError(
+                "update_priorities: expected the priorities alone, in the order of the last sample, given also "
+                f"{type(module_id).__name__} as module_id; no indices are needed"
+            )
         if self._drawn is None:
             raise ValueError("update_priorities: no sample since the last update; sample and update take turns")
         self.buffer.update_priorities(self._drawn, priorities)
@@ -344,7 +362,7 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
 def _require_single_steps(
     batch_length_T: int | None = None, lookback: int | None = None, min_batch_length_T: int | None = None
 ) -> None:
-    if (batch_length_T or 0) > 1 or lookback or min_batch_length_T:
+    if batch_length_T not in (None, 0, 1) or lookback or min_batch_length_T:
         raise ValueError(
             "this buffer gives single transitions, not the sequences of a stateful RLModule: expected batch_length_T 0 "
             f"or 1, lookback 0 and min_batch_length_T 0, given {batch_length_T}, {lookback} and {min_batch_length_T}; "
@@ -356,7 +374,11 @@ def _steps_of(n_step: int | tuple[int, int] | None) -> tuple[int, int]:
     """The half-open range of window lengths that RLlib means by an `n_step`."""
     if n_step is None:
         n_step = 1
-    low, high = n_step if isinstance(n_step, tuple | list) else (n_step, n_step + 1)
+    alone = not isinstance(n_step, tuple | list)
+    pair: Any = (n_step, n_step) if alone else n_step
+    if len(pair) != 2 or not all(isinstance(n, int | np.integer) for n in pair):
+        raise TypeError(f"sample: n_step must be an integer, or a pair of them (low, high), given {n_step!r}")
+    low, high = pair[0], pair[1] + alone
     if not 1 <= low < high:
         raise ValueError(
             f"sample: n_step must be at least 1, or a pair (low, high) with 1 <= low < high, given {n_step}"

@@ -18,7 +18,7 @@ from replaybank.parts import as_part
 from replaybank.ray.calls import GONE, answer, answers, reason
 from replaybank.ray.config import NAMESPACE, USUAL_INSERT, USUAL_SAMPLE, Checkpoint, ClusterOptions, Config, shard_name
 from replaybank.ray.coordinator import CoordinatorActor
-from replaybank.ray.directory import Directory
+from replaybank.ray.directory import ClusterClosed, Directory
 from replaybank.ray.ids import MOST_SHARDS
 from replaybank.ray.joint import divisible
 from replaybank.ray.limiter import RateLimit
@@ -200,7 +200,7 @@ class ReplayCluster:
     def stats(self, timeout: float | None = None) -> dict[str, Any]:
         """Counts of the whole and of each shard, at most about a second old; docs/ray.md lists them.
 
-        `timeout`: seconds to wait for them (None: the cluster's); then TimeoutError.
+        `timeout`: seconds to wait for them (None: the cluster's); then TimeoutError. RuntimeError where it is closed.
         """
         seconds = self._directory.config.options.timeout if timeout is None else timeout
         found: dict[str, Any] = self._directory.ask(self._directory.coordinator.stats.remote, "stats", seconds)
@@ -268,10 +268,10 @@ class ReplayCluster:
             return  # it ended with its Ray; any call would start another one
         members: dict[int, tuple[Any, str]] = {}
         try:
-            _, members = directory.session.ask(directory.coordinator.members.remote, 5.0, "close")
+            _, members = directory.ask(directory.coordinator.members.remote, "close", 5.0)
             if directory.config.checkpoint is not None and members:
                 self.save()
-        except (*GONE, TimeoutError):
+        except (*GONE, TimeoutError, ClusterClosed):
             pass  # it is gone already, or cannot be reached: it ends all the same
         finally:
             for actor, _ in members.values():

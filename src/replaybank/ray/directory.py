@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from replaybank.ray.calls import GONE
-from replaybank.ray.config import Config
+from replaybank.ray.config import NAMESPACE, Config
 from replaybank.ray.session import Session
 
 LOOK_EVERY = 1.0  # seconds between two looks at who is there
+
+
+class ClusterClosed(RuntimeError):
+    """The cluster was closed, or has ended with the process that made it: it will not answer again."""
 
 
 class Directory:
@@ -33,16 +36,18 @@ class Directory:
         if not self._members:
             self.look()
         if self._asked is not None and self._asked.done():
-            with suppress(*GONE):  # while the coordinator is away, what is known stays
-                self._learn(*self._asked.result())
-            self._asked = None
+            answer, self._asked = self._asked, None
+            try:
+                self._learn(*answer.result())
+            except GONE:
+                self.require_open()  # while the coordinator is away, what is known stays
         if self._asked is None and time.monotonic() >= self._next:
             self._next = time.monotonic() + LOOK_EVERY
             self._asked = self.session.call(self.coordinator.members.remote, self._version)
         return self._members
 
     def look(self, seconds: float | None = None) -> None:
-        """Asks, and waits for the answer; raises TimeoutError where there is none."""
+        """Asks, and waits for the answer; raises as `ask`."""
         call = partial(self.coordinator.members.remote, self._version)
         self._learn(*self.ask(call, "which shards there are", seconds))
 
@@ -54,9 +59,16 @@ class Directory:
         return self._members
 
     def ask(self, call: Callable[[], Any], what: str, seconds: float | None = None) -> Any:
-        """What the coordinator says; raises TimeoutError where it does not."""
+        """What the coordinator says; raises TimeoutError where it does not, ClusterClosed where it never will."""
         seconds = self.config.options.timeout if seconds is None else seconds
-        return self.session.ask(call, seconds, f"{what}: the coordinator of {self.config.name!r}")
+        return self.session.ask(call, seconds, f"{what}: the coordinator of {self.config.name!r}", self.require_open)
+
+    def require_open(self) -> None:
+        """Raises ClusterClosed where the coordinator has ended for good: Ray keeps the name of one that it restarts."""
+        name = self.config.name
+        there = self.session.found(name, NAMESPACE)
+        if there is None or there._actor_id != self.coordinator._actor_id:
+            raise ClusterClosed(f"the cluster {name!r} was closed, or has ended with the process that made it")
 
     def _learn(self, version: int, members: dict[int, tuple[Any, str]] | None) -> None:
         if members:

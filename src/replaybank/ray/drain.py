@@ -36,7 +36,8 @@ def drained(directory: Directory, shard: int, timeout: float | None) -> int:
             "add a shard first"
         )
     directory.ask(lambda: directory.coordinator.set_state.remote(shard, "draining"), "drain")
-    directory.session.ask(source.drain.remote, deadline - time.monotonic(), f"drain: shard {shard}")
+    left = deadline - time.monotonic()
+    directory.session.ask(source.drain.remote, left, f"drain: shard {shard}", directory.require_open)
     moved = 0
     more = True
     while more:

@@ -30,12 +30,13 @@ class Leave:
             return False  # `wait` asks again
 
     def wait(self, deadline: float) -> None:
-        """Until it is there; raises TimeoutError, with the reason, where that takes too long."""
+        """Until it is there; raises TimeoutError, with the reason, where that takes too long, or ClusterClosed."""
         while True:
             left = deadline - time.monotonic()
             try:
                 why = ray.get(self._ref, timeout=max(left, 0.0) + 1.0)  # the coordinator is the one to end it
             except GONE as error:
+                self._directory.require_open()
                 why = f"the coordinator of {self._directory.config.name!r}: {reason(error)}"
             if isinstance(why, int):
                 return

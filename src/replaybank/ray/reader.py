@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -16,7 +17,7 @@ from replaybank.batch import Batch
 from replaybank.buffer import MOST_DRAWN
 from replaybank.ray.batches import MOST_AHEAD, Batches
 from replaybank.ray.config import USUAL_INSERT
-from replaybank.ray.directory import Directory
+from replaybank.ray.directory import ClusterClosed, Directory
 from replaybank.ray.draws import Draws
 from replaybank.ray.joint import divisible
 from replaybank.ray.living import Living
@@ -58,7 +59,7 @@ class Reader:
 
         Raises ValueError where n < 1 or nothing can be drawn (all are empty, every priority is 0), TimeoutError where a
         rate is held and nothing more may be sampled within `timeout` seconds (None: the cluster's), or no shard
-        answers.
+        answers; RuntimeError, at once, where the cluster was closed or has ended with the process that made it.
         """
         n = self._size("sample: n", n)
         begin = time.monotonic()
@@ -127,7 +128,8 @@ class Reader:
         Of updates with `wait=False` those are counted whose answers have come.
         """
         with self._lock:
-            self._updates.hear(self._updates.untold, 0.0)
+            with suppress(ClusterClosed):
+                self._updates.hear(self._updates.untold, 0.0)
             away = {number: away.why for number, away in sorted(self._living.away.items())}
             return {**self._counts(), "untold": self._updates.untold, "away": away}
 
@@ -153,7 +155,7 @@ class Reader:
 
     def close(self) -> None:
         """Waits for the answers of updates that are due."""
-        with self._lock:
+        with self._lock, suppress(ClusterClosed):
             self._updates.hear(0, time.monotonic() + self._config.options.timeout)
 
     def __enter__(self) -> Reader:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from replaybank.ray.calls import GONE, reason
-from replaybank.ray.directory import Directory
+from replaybank.ray.directory import ClusterClosed, Directory
 from replaybank.ray.metrics import WriterMetrics
 from replaybank.ray.outbox import Message, Outbox
 from replaybank.ray.session import LOOK, RayEnded
@@ -101,12 +101,10 @@ class Sender:
             with self._outbox.changed:
                 if not self._closing:
                     self.failure = error
-                    if not isinstance(error, RayEnded):
+                    if not isinstance(error, RayEnded | ClusterClosed):
                         log.exception("a writer has failed")
                     elif self._outbox.waiting:
-                        log.warning(
-                            "Ray was shut down before a shard acknowledged %d transitions", self._outbox.waiting
-                        )
+                        log.warning("%s before a shard acknowledged %d transitions", error, self._outbox.waiting)
                 self._outbox.changed.notify_all()
 
     def _told(self) -> dict[str, int]:

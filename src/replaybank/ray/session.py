@@ -75,10 +75,20 @@ class Session:
             raise GetTimeoutError(f"no answer within {seconds:.3g} s")
         return answer.result()
 
-    def ask(self, call: Callable[[], Any], seconds: float, what: str) -> Any:
+    def found(self, name: str, namespace: str) -> Any:
+        """The actor of this name, also while Ray restarts it; None where it has ended for good."""
+        with _gate:
+            self.require()
+            try:
+                return ray.get_actor(name, namespace=namespace)
+            except ValueError:
+                return None
+
+    def ask(self, call: Callable[[], Any], seconds: float, what: str, require: Callable[[], None] | None = None) -> Any:
         """What `call()`, a call of an actor that may be made again, gives, if need be of the actor that Ray restarts.
 
-        Raises TimeoutError, with `what`, where that takes longer.
+        `require()` is called where the actor has died, and raises where Ray will not restart it. Raises TimeoutError,
+        with `what`, where the answer takes longer.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -88,6 +98,8 @@ class Session:
             except GetTimeoutError:
                 raise TimeoutError(f"{what}: no answer within {seconds:.3g} s") from None
             except RayActorError as error:
+                if require is not None:
+                    require()
                 if left < 0.1:
                     raise TimeoutError(f"{what}: {reason(error)}") from None
                 time.sleep(0.1)
