@@ -473,7 +473,7 @@ def test_a_setting_that_is_not_there_is_refused_with_those_that_are() -> None:
 @pytest.mark.parametrize("given", [None, {"obs": 1}, [{"obs": 1}], [1.0]], ids=["None", "dict", "dicts", "numbers"])
 def test_what_is_no_episode_is_refused(given: Any) -> None:
     buffer = EpisodeReplayBuffer(100)
-    with pytest.raises(TypeError, match="^add: expected SingleAgentEpisode, given .*; not transitions$"):
+    with pytest.raises(TypeError, match=r"^add: expected SingleAgentEpisode, given .*; not transitions$"):
         buffer.add(given)
     assert len(buffer) == 0
 
@@ -492,7 +492,7 @@ def test_priorities_given_after_indices_are_refused() -> None:
     buffer.add(episode(10, 0))
     buffer.sample(4)
     before = buffer.buffer.stats()
-    with pytest.raises(TypeError, match="^update_priorities: expected the priorities alone.*no indices are needed$"):
+    with pytest.raises(TypeError, match=r"^update_priorities: expected the priorities alone.*no indices are needed$"):
         buffer.update_priorities(np.arange(4), np.ones(4))  # type: ignore[arg-type]
     assert buffer.buffer.stats() == before
     buffer.update_priorities(np.ones(4))
@@ -500,7 +500,7 @@ def test_priorities_given_after_indices_are_refused() -> None:
 
 @pytest.mark.parametrize("state", [None, {}, {"_num_timesteps": 3}])
 def test_a_state_of_something_else_is_refused(state: Any) -> None:
-    with pytest.raises(ValueError, match="^set_state: expected what get_state"):
+    with pytest.raises(ValueError, match=r"^set_state: expected what get_state"):
         EpisodeReplayBuffer(100).set_state(state)
 
 

@@ -52,7 +52,7 @@ def test_readers_and_writers_of_a_closed_cluster_say_so_at_once(cluster: ReplayC
         with pytest.raises(RuntimeError, match=f"^the cluster {cluster.name!r} was closed, or has ended"):
             call()
     writer.add([0], 0, 0.0, [1], False, False)
-    with pytest.raises(RuntimeError, match="this writer has failed: the cluster .* was closed"):
+    with pytest.raises(RuntimeError, match=r"this writer has failed: the cluster .* was closed"):
         writer.flush()
     assert writer.close().dropped == 1
     reader.close()

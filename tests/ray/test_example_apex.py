@@ -170,7 +170,7 @@ def test_it_plays_learns_and_counts(example: dict[str, Any], env: str, capsys: p
 
 
 def test_too_few_steps_are_refused(example: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="total_steps: expected 404 or more, .* given 400"):
+    with pytest.raises(ValueError, match=r"total_steps: expected 404 or more, .* given 400"):
         example["train"](example["Args"](**SHORT | {"total_steps": 400}))
 
 

@@ -119,7 +119,7 @@ class EpisodeReplayBuffer(RLlibBuffer):
         learner makes of it. Raises TypeError for what is no single-agent episode, before anything is added; as
         `ReplayBuffer.extend` does where a chunk does not fit the first one: chunks before it have been added then.
         """
-        chunks = [None] if episodes is None else force_list(episodes)
+        chunks: list[Any] = [None] if episodes is None else force_list(episodes)
         for chunk in chunks:
             if not isinstance(chunk, SingleAgentEpisode):
                 hint = "this buffer is for one agent" if isinstance(chunk, MultiAgentEpisode) else "not transitions"
@@ -321,7 +321,7 @@ class PrioritizedEpisodeReplayBuffer(EpisodeReplayBuffer, RLlibPrioritizedBuffer
         weight_norm: WeightNorm = "buffer",
         **settings: Any,
     ) -> None:
-        known = EpisodeReplayBuffer.__init__.__kwdefaults__
+        known = EpisodeReplayBuffer.__init__.__kwdefaults__ or {}
         if unknown := [name for name in settings if name not in known]:
             own = "capacity, alpha, beta, epsilon, weight_norm"
             raise TypeError(f"{unknown[0]}: no setting of {type(self).__name__}: expected {own}, {', '.join(known)}")
